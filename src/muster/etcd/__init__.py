@@ -1,0 +1,1 @@
+"""Membership, leases and leader election on etcd: our own watch, keep-alive and election."""

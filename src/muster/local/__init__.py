@@ -1,0 +1,1 @@
+"""The embedded cluster: etcd, Redis, the five services and agents as child processes."""

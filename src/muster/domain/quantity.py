@@ -99,7 +99,7 @@ def format_quantity(amount: int, unit: Unit) -> str:
     if unit is not Unit.BYTE:
         return decimal_text
     binary_text = _with_largest_suffix(whole, {"": 1, **_BINARY_FACTORS})
-    # On equal length binary wins: 1000Ki rather than 1024k, as memory is read.
+    # On equal length binary wins, as memory is read: 9875Ki, not 10112k.
     return decimal_text if len(decimal_text) < len(binary_text) else binary_text
 
 

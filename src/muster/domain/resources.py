@@ -18,7 +18,7 @@ MAX_RESOURCE_NAMES = 32
 DEFAULT_AGENT_SLOTS = 64
 
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_NAME_LIMIT = "must be 1 to 63 characters: a lower-case letter, then lower-case letters, digits, '_', '.', '-'"
+_NAME_LIMIT = "must be 1 to 63 of a-z, 0-9, '_', '.' and '-', beginning with a letter"
 
 _MILLIS_PER_DEVICE = 1000
 

@@ -72,6 +72,8 @@ units = st.sampled_from(list(Unit))
         (1e-7, Unit.BYTE, 1),
         ("0e999999999999999999", Unit.BYTE, 0),
         ("1e-999999999999999999", Unit.BYTE, 1),
+        ("0." + "0" * 40 + "1e43", Unit.BYTE, 100),
+        ("1" + "0" * 50 + "e-48", Unit.BYTE, 100),
         ("10M", Unit.BIT_PER_S, 10_000_000),
         ("3", Unit.COUNT, 3),
         ("2k", Unit.COUNT, 2000),

@@ -38,10 +38,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 def _base32(number: int, chars: int) -> str:
-    out = []
-    for shift in range(5 * (chars - 1), -1, -5):
-        out.append(_ALPHABET[(number >> shift) & 31])
-    return "".join(out)
+    return "".join([_ALPHABET[number >> shift & 31] for shift in range(5 * chars - 5, -1, -5)])
 
 
 def request_prefix(tenant: TenantId, key: str, first_ms: int) -> str:

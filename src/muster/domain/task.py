@@ -35,6 +35,8 @@ POISON_DEATHS = 3
 # Parents and children: deeper trees are runaway recursion.
 MAX_DEPTH = 8
 
+NO_AGENT = AgentId("")
+
 _LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_./]{0,61}[a-z0-9])?")
 CONSTRAINT_OPS = ("==", "!=", "in", "not_in", "exists", "not_exists", ">", "<")
 
@@ -149,7 +151,7 @@ class TaskStatus:
     attempt: int = 0
     failures: int = 0
     agent_deaths: int = 0
-    agent: AgentId = AgentId("")
+    agent: AgentId = NO_AGENT
     incarnation: int = 0
     wish: Wish = Wish.NONE
     created_clock_ms: int = 0

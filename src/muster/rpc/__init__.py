@@ -1,0 +1,1 @@
+"""gRPC as Muster uses it: channels, servers, errors, batches, conversion to the domain."""

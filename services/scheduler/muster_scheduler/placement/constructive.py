@@ -1,0 +1,341 @@
+"""One pass over the tasks in their order, each to the agent of least key: what the constructive
+strategies share.
+
+A strategy says how good a row is for a demand, once for all rows as arrays and once for a single
+row as plain numbers; both must give the same value. The pass then finds for every task the row of
+least (key, row) among those that fit, exactly as if it had looked at all rows for each task, but
+looks at all of them only once per task class: a placement changes one row, so a heap of candidates
+per class, corrected at the rows that were placed on, gives the next least one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from muster_scheduler.placement.classes import Demand, TaskBatch
+from muster_scheduler.placement.explain import LazyReasons
+from muster_scheduler.placement.objective import evaluate
+from muster_scheduler.placement.plan import Plan, Policy
+from muster_scheduler.placement.snapshot import BoolArray, FloatArray, IntArray, Snapshot
+
+# Tasks between two questions to `stop`: under a millisecond of work on a small cluster.
+_TASKS_PER_STOP = 256
+# Up to here a loop over plain numbers beats a dozen array operations (measured: they meet at
+# about 24 rows), which also makes it the number of corrections that are worth a new scan.
+_FEW_ROWS = 24
+# Candidates kept beyond one per expected task, for those that other classes' tasks spoil.
+_SPARE_CANDIDATES = 8
+
+_Entry = tuple[float, int, int]
+# Above every entry, for keys are finite.
+_NO_LIMIT: _Entry = (math.inf, 0, 0)
+_NOT_SCANNED: _Entry = (-math.inf, 0, 0)
+_ANY_STAMP = 2**31
+
+
+class ConstructiveStrategy(ABC):
+    """A strategy that only has to say how good a row is."""
+
+    name: ClassVar[str]
+    # Whether placing a task never makes its agent's key smaller, for any class. Corrections can
+    # then wait until the row is the best candidate.
+    only_worsens: ClassVar[bool]
+
+    @abstractmethod
+    def scan_keys(
+        self, snapshot: Snapshot, free: IntArray, demand: Demand
+    ) -> FloatArray | IntArray:
+        """Keys of all rows [M] given `free` [M, K]; anything finite where the demand does not fit.
+
+        The least key is the best, the lower row among equal ones.
+        """
+
+    @abstractmethod
+    def row_key(
+        self, row: int, free: list[int], capacity: list[int], health: float, demand: Demand
+    ) -> float:
+        """The key of one row where the demand fits: the very value that `scan_keys` gives.
+
+        `free` (before the task is placed), `capacity` and `health` are the row's. Where a demand
+        fits, the capacity of what it asks for is above 0.
+        """
+
+    def plan(  # noqa: PLR0917 - see Strategy
+        self,
+        snapshot: Snapshot,
+        tasks: TaskBatch,
+        policy: Policy,
+        now_s: float,  # noqa: ARG002
+        rng: Generator,  # noqa: ARG002
+        stop: Callable[[], bool],
+        max_steps: int,  # noqa: ARG002
+    ) -> Plan:
+        """See Strategy; draws nothing from `rng`."""
+        assert snapshot.is_current(), "the agent table changed after this view was taken"
+        room = Room(snapshot)
+        class_ids = tasks.class_id.tolist()
+        rows, class_of_unplaced = self._place_all(snapshot, tasks, class_ids, room, stop)
+        considered = len(rows)
+        rows += [-1] * (len(class_ids) - considered)
+        assignment = np.array(rows, np.int32)
+        reasons = LazyReasons(snapshot, tasks.classes, class_of_unplaced, room.array)
+        if not policy.measured:
+            return Plan(assignment, reasons, self.name, considered)
+        score = evaluate(snapshot, tasks, assignment, policy)
+        return Plan(assignment, reasons, self.name, considered, score.T, score.U, score.B, score.J)
+
+    def _place_all(
+        self,
+        snapshot: Snapshot,
+        tasks: TaskBatch,
+        class_ids: list[int],
+        room: Room,
+        stop: Callable[[], bool],
+    ) -> tuple[list[int], dict[int, int]]:
+        """Rows of the tasks that were considered; class ids of the unplaced ones by index."""
+        expected = Counter(class_ids)
+        pickers: dict[int, _Picker] = {}
+        rows: list[int] = []
+        unplaced: dict[int, int] = {}
+        for index, class_id in enumerate(class_ids):
+            if index and index % _TASKS_PER_STOP == 0 and stop():
+                break
+            picker = pickers.get(class_id)
+            if picker is None:
+                picker = _Picker(
+                    self,
+                    room,
+                    tasks.classes.demand(class_id, snapshot),
+                    tasks.classes.eligible(class_id, snapshot),
+                    expected[class_id],
+                )
+                pickers[class_id] = picker
+            row = picker.pick()
+            rows.append(row)
+            if row < 0:
+                unplaced[index] = class_id
+            else:
+                room.place(row, picker.columns)
+        return rows, unplaced
+
+
+class Room:
+    """What is free on each row while one plan grows; the snapshot itself is not touched.
+
+    Rows are held as plain numbers, because a placement reads and writes a handful of them.
+    """
+
+    __slots__ = ("_array", "_loaded", "_written", "placed", "snapshot", "stamps")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        # The row of each placement, in order, and how many there were on each row.
+        self.placed: list[int] = []
+        self.stamps: dict[int, int] = {}
+        self._array: IntArray | None = None
+        self._written = 0
+        self._loaded: dict[int, tuple[list[int], list[int], float]] = {}
+        if snapshot.row_count <= _FEW_ROWS:
+            columns = snapshot.free.tolist(), snapshot.capacity.tolist(), snapshot.health.tolist()
+            self._loaded = dict(enumerate(zip(*columns, strict=True)))
+
+    def row(self, row: int) -> tuple[list[int], list[int], float]:
+        """(free, capacity, health) of the row."""
+        found = self._loaded.get(row)
+        if found is None:
+            snapshot = self.snapshot
+            found = (
+                snapshot.free[row].tolist(),
+                snapshot.capacity[row].tolist(),
+                snapshot.health.item(row),
+            )
+            self._loaded[row] = found
+        return found
+
+    def place(self, row: int, columns: tuple[tuple[int, int], ...]) -> None:
+        free = self.row(row)[0]
+        for column, amount in columns:
+            free[column] -= amount
+        self.stamps[row] = self.stamps.get(row, 0) + 1
+        self.placed.append(row)
+
+    def array(self) -> IntArray:
+        """int64 [M, K], free on every row; read only, until the next placement."""
+        if not self.placed:
+            return self.snapshot.free
+        if self._array is None:
+            self._array = self.snapshot.free.copy(order="K")
+        for row in set(self.placed[self._written :]):
+            self._array[row] = self._loaded[row][0]
+        self._written = len(self.placed)
+        return self._array
+
+
+class _Picker:
+    """The rows for one class, best first, while other classes' tasks are placed too.
+
+    The heap holds (key, row, stamp): the row's key when it had been placed on `stamp` times.
+    Rows that are not in it have a (key, row) above `_limit`, or do not fit.
+    """
+
+    __slots__ = (
+        "_asked_at",
+        "_demand",
+        "_eligible",
+        "_expected",
+        "_few",
+        "_heap",
+        "_limit",
+        "_room",
+        "_strategy",
+        "columns",
+    )
+
+    def __init__(
+        self,
+        strategy: ConstructiveStrategy,
+        room: Room,
+        demand: Demand,
+        eligible: BoolArray,
+        expected: int,
+    ) -> None:
+        """`expected`: how many tasks of the class there are in the batch."""
+        self._strategy, self._room = strategy, room
+        self._demand = demand
+        self._eligible = np.zeros_like(eligible) if demand.missing else eligible
+        self._expected = expected
+        self.columns = demand.columns
+        self._few = eligible.shape[0] <= _FEW_ROWS
+        self._heap: list[_Entry] = []
+        self._limit = _NOT_SCANNED
+        self._asked_at = 0
+
+    def pick(self) -> int:
+        """The row of least (key, row) that fits now; -1 when none does."""
+        self._expected -= 1
+        if not self._heap and self._limit is _NO_LIMIT:
+            return -1  # what does not fit once does not fit later in the same plan
+        room = self._room
+        since, self._asked_at = self._asked_at, len(room.placed)
+        # So much has changed that most candidates are spoiled, and will be by the next time.
+        crowded = self._asked_at - since > _FEW_ROWS and not self._few
+        if self._limit is _NOT_SCANNED:
+            self._scan(best_only=self._expected == 0)
+        elif not self._strategy.only_worsens:
+            if crowded:
+                self._scan(best_only=True)
+            else:
+                self._catch_up(room.placed[since:])
+        stamps = room.stamps
+        corrections = 0
+        while True:
+            heap = self._heap
+            while heap and heap[0] <= self._limit:
+                _, row, stamp = heap[0]
+                now = stamps.get(row, 0)
+                if stamp == now:
+                    return row
+                corrections += 1
+                if corrections > _FEW_ROWS and not self._few:
+                    break
+                key = self._fresh_key(row) if self._strategy.only_worsens else None
+                if key is None:
+                    heappop(heap)
+                else:
+                    heapreplace(heap, (key, row, now))
+            if not heap and self._limit is _NO_LIMIT:
+                return -1
+            self._scan(best_only=crowded or self._expected == 0)
+            corrections = 0
+
+    def _fresh_key(self, row: int) -> float | None:
+        """None when the row does not fit any more."""
+        free, capacity, health = self._room.row(row)
+        for column, amount in self.columns:
+            if free[column] < amount:
+                return None
+        return self._strategy.row_key(row, free, capacity, health, self._demand)
+
+    def _catch_up(self, placed: list[int]) -> None:
+        """Enter the rows that were placed on since; their old entries are told by their stamps."""
+        for row in set(placed):
+            key = self._fresh_key(row) if self._eligible[row] else None
+            if key is not None:
+                heappush(self._heap, (key, row, self._room.stamps[row]))
+
+    def _scan(self, best_only: bool) -> None:
+        if self._few:
+            self._scan_few()
+        else:
+            self._scan_many(best_only)
+
+    def _scan_few(self) -> None:
+        heap: list[_Entry] = []
+        stamps = self._room.stamps
+        for row, eligible in enumerate(self._eligible.tolist()):
+            key = self._fresh_key(row) if eligible else None
+            if key is not None:
+                heap.append((key, row, stamps.get(row, 0)))
+        heapify(heap)
+        self._heap, self._limit = heap, _NO_LIMIT
+
+    def _scan_many(self, best_only: bool) -> None:
+        free = self._room.array()
+        fits = self._eligible.copy()
+        for column, amount in self.columns:
+            fits &= free[:, column] >= amount
+        keys = self._strategy.scan_keys(self._room.snapshot, free, self._demand)
+        if best_only:
+            self._keep_best(keys, fits)
+        else:
+            self._keep_some(keys, fits, self._expected + 1 + _SPARE_CANDIDATES)
+
+    def _keep_best(self, keys: FloatArray | IntArray, fits: BoolArray) -> None:
+        row = int(np.where(fits, keys, _greatest(keys)).argmin())
+        if fits[row]:
+            self._heap = [(keys.item(row), row, self._room.stamps.get(row, 0))]
+            self._limit = self._heap[0]
+        else:
+            self._heap, self._limit = [], _NO_LIMIT
+
+    def _keep_some(self, keys: FloatArray | IntArray, fits: BoolArray, count: int) -> None:
+        rows, all_kept = _best_rows(keys, fits, count)
+        stamps = self._room.stamps
+        row_list = rows.tolist()
+        kept_keys = keys[rows].tolist()
+        self._limit = _NO_LIMIT
+        if row_list and not all_kept:
+            self._limit = (kept_keys[-1], row_list[-1], _ANY_STAMP)
+        kept_stamps = [stamps.get(row, 0) for row in row_list]
+        self._heap = list(zip(kept_keys, row_list, kept_stamps, strict=True))
+        heapify(self._heap)
+
+
+def _greatest(keys: FloatArray | IntArray) -> float:
+    return math.inf if keys.dtype.kind == "f" else int(np.iinfo(np.int64).max)
+
+
+def _best_rows(
+    keys: FloatArray | IntArray, fits: BoolArray, count: int
+) -> tuple[NDArray[np.intp], bool]:
+    """The `count` rows of least (key, row) among those that fit, the greatest of them last.
+
+    Also whether these are all that fit.
+    """
+    rows = np.flatnonzero(fits)
+    if rows.shape[0] <= count:
+        return rows, True
+    candidates = keys[rows]
+    greatest = np.partition(candidates, count - 1)[count - 1]
+    below = np.flatnonzero(candidates < greatest)
+    equal = np.flatnonzero(candidates == greatest)[: count - below.shape[0]]
+    return rows[np.concatenate([below, equal])], False

@@ -1,0 +1,36 @@
+"""Each task to the first agent where it fits. A baseline of the literature."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from muster_scheduler.placement.classes import Demand
+from muster_scheduler.placement.constructive import ConstructiveStrategy
+from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
+from muster_scheduler.placement.strategy import register
+
+
+@register("first_fit")
+class FirstFit(ConstructiveStrategy):
+    """The feasible agent of the lowest row. Health does not count."""
+
+    name = "first_fit"
+    only_worsens = True
+
+    def scan_keys(
+        self,
+        snapshot: Snapshot,
+        free: IntArray,  # noqa: ARG002
+        demand: Demand,  # noqa: ARG002
+    ) -> FloatArray | IntArray:
+        return np.arange(snapshot.row_count, dtype=np.int64)
+
+    def row_key(
+        self,
+        row: int,
+        free: list[int],  # noqa: ARG002
+        capacity: list[int],  # noqa: ARG002
+        health: float,  # noqa: ARG002
+        demand: Demand,  # noqa: ARG002
+    ) -> float:
+        return row

@@ -1,0 +1,118 @@
+"""T, U, L, B and J of an assignment: the one place where they are computed.
+
+The model is the article's (section 4.1), for any number of resources and unequal agents. With
+equal agents and one resource U = Σ r_ij / (M·R) and B = sqrt(Σ (L_j - L̄)² / M), the article's own.
+Work that already runs counts in U, L and B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.plan import Policy
+from muster_scheduler.placement.snapshot import FloatArray, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an assignment is worth. T and makespan in seconds; U, B and unplaced are shares."""
+
+    T: float
+    U: float
+    B: float
+    J: float
+    makespan: float
+    unplaced: float
+    unplaced_weight: float
+
+    def order(self, policy: Policy) -> tuple[float, float, float]:
+        """Smaller is better: unplaced work by priority, then broken bounds, then the objective.
+
+        So a plan never looks better for leaving work out.
+        """
+        value = {"J": self.J, "T": self.T, "makespan": self.makespan}[policy.objective]
+        excess = 0.0
+        for name, bound in policy.bounds.items():
+            measured = {"T": self.T, "U": self.U, "B": self.B, "J": self.J}[name]
+            excess += max(0.0, bound - measured if name == "U" else measured - bound)
+        return self.unplaced_weight, excess, value
+
+
+def evaluate(
+    snapshot: Snapshot, tasks: TaskBatch, assignment: NDArray[np.int32], policy: Policy
+) -> Score:
+    """Score `assignment` (int32 [N], rows or -1) in full.
+
+    T = Σ t_ij over placed tasks. U = mean over resources of used / capacity of the cluster.
+    L_j = max over resources of used / capacity of the agent, B their standard deviation over
+    the M agents alive. J = w_t·T/T_ref + w_u·(1-U) + w_b·B + penalty·unplaced, where
+    T_ref = Σ_i min_j t_ij and `unplaced` is the unplaced demand as U measures it.
+    """
+    demands = _demands(snapshot, tasks)
+    placed = assignment >= 0
+    used = snapshot.used.astype(np.float64)
+    np.add.at(used, assignment[placed], demands[placed])
+    alive = snapshot.alive
+    capacity = snapshot.capacity[alive]
+    loads = dominant_shares(used[alive], capacity)
+    response, best = _response(snapshot, tasks, assignment)
+    total, reference = float(response.sum()), float(best.sum())
+    per_row = np.bincount(
+        assignment[placed], weights=response[placed], minlength=max(1, snapshot.row_count)
+    )
+    utilisation = _cluster_share(used[alive].sum(axis=0), capacity.sum(axis=0))
+    imbalance = float(np.sqrt(np.mean((loads - loads.mean()) ** 2))) if loads.size else 0.0
+    unplaced = _cluster_share(demands[~placed].sum(axis=0), capacity.sum(axis=0))
+    return Score(
+        T=total,
+        U=utilisation,
+        B=imbalance,
+        J=policy.w_t * (total / reference if reference else 0.0)
+        + policy.w_u * (1.0 - utilisation)
+        + policy.w_b * imbalance
+        + policy.penalty * unplaced,
+        makespan=float(per_row.max()),
+        unplaced=unplaced,
+        unplaced_weight=float((1.0 + tasks.priority[~placed]).sum()),
+    )
+
+
+def dominant_shares(used: FloatArray, capacity: NDArray[np.int64]) -> FloatArray:
+    """L, float64 [M]: per agent the largest used / capacity, over the resources that it has."""
+    has = capacity > 0
+    shares: FloatArray = np.where(has, used / np.maximum(capacity, 1), 0.0).max(axis=1, initial=0.0)
+    return shares
+
+
+def _demands(snapshot: Snapshot, tasks: TaskBatch) -> FloatArray:
+    """float64 [N, K]; resources that no agent offers have no column and no weight."""
+    ids, inverse = np.unique(tasks.class_id, return_inverse=True)
+    per_class = np.zeros((ids.shape[0], len(snapshot.names)))
+    for position, class_id in enumerate(ids.tolist()):
+        for column, amount in tasks.classes.demand(class_id, snapshot).columns:
+            per_class[position, column] = amount
+    return per_class[inverse]
+
+
+def _response(
+    snapshot: Snapshot, tasks: TaskBatch, assignment: NDArray[np.int32]
+) -> tuple[FloatArray, FloatArray]:
+    """float64 [N] twice: t_ij as assigned (0 where unplaced), and the least over agents."""
+    placed = assignment >= 0
+    if tasks.response_s is None:
+        return np.where(placed, tasks.estimate_s, 0.0), tasks.estimate_s
+    chosen = np.zeros(len(tasks))
+    chosen[placed] = tasks.response_s[np.flatnonzero(placed), assignment[placed]]
+    if not snapshot.alive.any():
+        return chosen, chosen
+    return chosen, tasks.response_s[:, snapshot.alive].min(axis=1)
+
+
+def _cluster_share(amounts: FloatArray, capacity: NDArray[np.int64]) -> float:
+    """Mean over the resources that the cluster has of amount / capacity; 0 when it has none."""
+    has = capacity > 0
+    return float(np.mean(amounts[has] / capacity[has])) if has.any() else 0.0

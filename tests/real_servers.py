@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import SystemRandom
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from muster.local.binaries import find_etcd, find_redis
 
@@ -26,6 +27,10 @@ _random = SystemRandom()
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 _START_ATTEMPTS = 5
+
+# The kernel's "parent" in PR_SET_PDEATHSIG is the thread that forked: one that lives as long as
+# the process, so that servers may be started from any short-lived thread.
+_spawner = ThreadPoolExecutor(1, "server-spawner")
 
 # Dies with the test process, however that dies (prctl PR_SET_PDEATHSIG); it survives the exec.
 _DIE_WITH_PARENT = (
@@ -145,16 +150,7 @@ class RealServer:
 
     def _launch(self) -> None:
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid())),
-                    *self._command(),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-            )
+            self._process = _spawner.submit(self._spawn, log).result()
         give_up = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > give_up:
@@ -162,6 +158,16 @@ class RealServer:
                 self.kill()
                 raise StartError(f"{self.name} did not start; its log ends with:\n{tail}")
             time.sleep(0.02)
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        trampoline = (sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid()))
+        return subprocess.Popen(
+            [*trampoline, *self._command()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=self.folder,
+        )
 
     def _exchange(self, request: bytes, answer_bytes: int = 4096) -> bytes:
         try:

@@ -1,0 +1,221 @@
+"""Elections against a real etcd that is healthy, killed, stopped and emptied of the key."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+from tests.polling import eventually
+from tests.real_servers import EtcdServer
+
+from muster.etcd.client import EtcdClient
+from muster.etcd.election import Deposed, Elected, Election, boottime_s, observe
+from muster.etcd.keys import LEADER_KEY
+
+TTL_S = 3.0
+# etcd looks for expired leases twice a second and then revokes them by a write.
+TAKEOVER_S = TTL_S + 1.5
+
+
+class Candidate:
+    """One scheduler's side of the election, with a connection of its own."""
+
+    def __init__(self, server: EtcdServer, name: str) -> None:
+        self.client = EtcdClient([server.endpoint])
+        self.election = Election(self.client, ttl_s=TTL_S, value=name.encode())
+        self.reports: list[tuple[float, Elected | Deposed]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.client.open()
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.vanish()
+        await self.client.close()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.election.campaign(self._report))
+
+    async def vanish(self) -> None:
+        """Ends as a crash does: without a word to etcd."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    @property
+    def leads(self) -> bool:
+        return self.election.is_leader()
+
+    @property
+    def story(self) -> list[type[Elected | Deposed]]:
+        return [type(report) for _, report in self.reports]
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def _report(self, report: Elected | Deposed) -> None:
+        assert self.election.is_leader() == isinstance(report, Elected)
+        self.reports.append((time.monotonic(), report))
+
+
+@pytest.fixture
+async def client(etcd_server: EtcdServer) -> AsyncIterator[EtcdClient]:
+    async with EtcdClient([etcd_server.endpoint]) as opened:
+        yield opened
+
+
+async def test_exactly_one_of_three_leads_and_keeps_leading(
+    client: EtcdClient, etcd_server: EtcdServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        candidates = [
+            await stack.enter_async_context(Candidate(etcd_server, f"h:{i}")) for i in range(3)
+        ]
+        await eventually(lambda: any(c.leads for c in candidates), within_s=2)
+        ends_at = time.monotonic() + TTL_S + 1
+        while time.monotonic() < ends_at:
+            assert sum(c.leads for c in candidates) == 1
+            await asyncio.sleep(0.02)
+        leader = next(c for c in candidates if c.leads)
+        assert leader.story == [Elected]
+        assert [c.story for c in candidates if c is not leader] == [[], []]
+        key = await client.get(LEADER_KEY)
+        assert key is not None
+        assert key.value == f"h:{candidates.index(leader)}".encode()
+        assert 0 < leader.election.lease_valid_until - boottime_s() < TTL_S
+
+
+async def test_another_takes_over_when_the_leader_vanishes(etcd_server: EtcdServer) -> None:
+    async with Candidate(etcd_server, "h:1") as first:
+        await eventually(lambda: first.leads, within_s=2)
+        async with Candidate(etcd_server, "h:2") as second:
+            await asyncio.sleep(0.5)
+            valid_until = first.election.lease_valid_until
+            await first.vanish()
+            assert first.story == [Elected, Deposed]
+            await eventually(lambda: second.leads, within_s=TAKEOVER_S)
+            assert boottime_s() > valid_until
+
+
+async def test_resigning_hands_over_at_once(client: EtcdClient, etcd_server: EtcdServer) -> None:
+    async with (
+        Candidate(etcd_server, "h:1") as first,
+        Candidate(etcd_server, "h:2") as second,
+    ):
+        await eventually(lambda: first.leads or second.leads, within_s=2)
+        leader, other = (first, second) if first.leads else (second, first)
+        started = time.monotonic()
+        await leader.election.resign()
+        assert leader.story == [Elected, Deposed]
+        await eventually(lambda: other.leads, within_s=1.0)
+        assert time.monotonic() - started < 1.0
+        assert other.reports[0][0] > leader.reports[-1][0]
+        await eventually(lambda: not leader.running, within_s=1.0)
+        leader.start()
+        await other.election.resign()
+        await eventually(lambda: leader.leads, within_s=1.0)
+
+
+async def test_a_candidate_may_resign_too(etcd_server: EtcdServer) -> None:
+    async with Candidate(etcd_server, "h:1") as first:
+        await eventually(lambda: first.leads, within_s=2)
+        async with Candidate(etcd_server, "h:2") as second:
+            await asyncio.sleep(0.2)
+            await second.election.resign()
+            await eventually(lambda: not second.running, within_s=1.0)
+            assert second.story == []
+            assert first.leads
+
+
+@pytest.mark.parametrize("outage", ["kill", "pause"])
+async def test_a_leader_without_etcd_steps_down_before_its_lease_ends_and_leads_again(
+    etcd_server: EtcdServer, outage: str
+) -> None:
+    async with Candidate(etcd_server, "h:1") as only:
+        await eventually(lambda: only.leads, within_s=2)
+        await asyncio.sleep(1.3)
+        began = time.monotonic()
+        if outage == "kill":
+            etcd_server.kill()
+        else:
+            etcd_server.pause()
+        await eventually(lambda: only.story == [Elected, Deposed], within_s=TTL_S)
+        assert only.reports[-1][0] - began < TTL_S
+        assert not only.leads
+        await asyncio.sleep(0.5)
+        if outage == "kill":
+            await asyncio.to_thread(etcd_server.start)
+        else:
+            etcd_server.resume()
+        await eventually(lambda: only.leads, within_s=TTL_S + 3)
+        assert only.story == [Elected, Deposed, Elected]
+
+
+async def test_a_short_restart_of_etcd_costs_no_lead(tmp_path: Path) -> None:
+    quick = EtcdServer(tmp_path, ("--heartbeat-interval=20", "--election-timeout=200"))
+    with quick:
+        async with Candidate(quick, "h:1") as only:
+            await eventually(lambda: only.leads, within_s=2)
+            began = time.monotonic()
+            await asyncio.to_thread(quick.restart)
+            if time.monotonic() - began > 1.5:
+                pytest.skip("this machine is too busy to restart etcd within half a TTL")
+            await asyncio.sleep(TTL_S)
+            assert only.leads
+            assert only.story == [Elected]
+
+
+async def test_a_leader_whose_key_is_deleted_steps_down_and_one_leads_again(
+    client: EtcdClient, etcd_server: EtcdServer
+) -> None:
+    async with Candidate(etcd_server, "h:1") as only:
+        await eventually(lambda: only.leads, within_s=2)
+        await client.delete(LEADER_KEY)
+        await eventually(lambda: only.story == [Elected, Deposed, Elected], within_s=2)
+        assert only.leads
+
+
+async def test_a_blocked_event_loop_does_not_prolong_the_lead(etcd_server: EtcdServer) -> None:
+    async with Candidate(etcd_server, "h:1") as only:
+        await eventually(lambda: only.leads, within_s=2)
+        time.sleep(TTL_S)  # noqa: ASYNC251 -- the loop is meant to be blocked
+        assert not only.leads
+        await eventually(lambda: only.story[:2] == [Elected, Deposed], within_s=1)
+
+
+async def test_observers_see_every_change_of_leader(
+    client: EtcdClient, etcd_server: EtcdServer
+) -> None:
+    seen: list[bytes | None] = []
+
+    async def watch() -> None:
+        async for value in observe(client):
+            seen.append(value)  # noqa: PERF401 -- it is read while it grows
+
+    task = asyncio.create_task(watch())
+    await eventually(lambda: seen == [None], within_s=2)
+    async with Candidate(etcd_server, "h:1") as first:
+        await eventually(lambda: seen == [None, b"h:1"], within_s=2)
+        await first.election.resign()
+        await eventually(lambda: seen == [None, b"h:1", None], within_s=2)
+    async with Candidate(etcd_server, "h:2"):
+        await eventually(lambda: seen[3:] == [b"h:2"], within_s=2)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml requirements/lock.txt
 	@touch "$@"
 
 demo: $(STAMP)
-	@"$(BIN)/python" examples/smart_manufacturing/demo.py
+	@"$(BIN)/python" -m examples.smart_manufacturing.demo
 
 # loadgroup: tests that start a whole cluster carry one group, so they run one after another on
 # one worker while the other worker does the rest.
@@ -73,7 +73,7 @@ check-contracts: $(STAMP)
 	"$(BIN)/buf" lint
 
 check-generated: $(STAMP)
-	PYTHON="$(BIN)/python" proto/generate.sh --check 2>/dev/null
+	PYTHON="$(BIN)/python" proto/generate.sh --check
 	"$(BIN)/python" -m muster.domain.lifecycle_diagram --check docs/lifecycles.md
 
 format: $(STAMP)

@@ -10,7 +10,7 @@ if [[ $check == --check ]]; then
   trap 'rm -rf "$out"' EXIT
 fi
 PATH="$(cd "$(dirname "$python")" && pwd):$PATH" "$python" -m grpc_tools.protoc -Iproto \
-  --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" --mypy_grpc_out="$out" \
+  --python_out="$out" --grpc_python_out="$out" --mypy_out="quiet:$out" --mypy_grpc_out="quiet:$out" \
   proto/muster/api/v1/*.proto
 if [[ $check == --check ]]; then
   if ! diff -r -x __pycache__ -x __init__.py "$out/muster/api/v1" src/muster/api/v1; then

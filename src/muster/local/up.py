@@ -1,0 +1,230 @@
+"""`muster up`: prepares the state directory, runs the cluster, tells the user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from muster.domain.errors import Conflict, MusterError
+from muster.local.binaries import find_etcd, find_redis
+from muster.local.options import UpOptions, parse_up
+from muster.local.parts import ClusterPlan, redis_config
+from muster.local.ports import PORTS, choose_ports, is_free
+from muster.local.profile import Profile, write_profile
+from muster.local.state import (
+    ClusterLock,
+    StateDir,
+    admin_key,
+    load_remembered,
+    open_state_dir,
+    store_remembered,
+    write_private,
+)
+
+# Children of a killed parent are dead within milliseconds; a busy machine takes longer.
+_PREDECESSOR_S = 3.0
+_random = random.SystemRandom()
+
+
+def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The command; returns its exit code."""
+    started_s = time.monotonic()
+    try:
+        options = parse_up(argv, environ)
+        if options.detach:
+            return _detached(options, environ, started_s)
+        return _serve(options, environ, lambda ready: _say_ready(options, ready, started_s))
+    except (MusterError, OSError) as error:
+        print(f"muster: {error}", file=sys.stderr)
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the user is told once all runs; the fields of the JSON line, and `new_key`."""
+
+    url: str
+    api_key: str
+    pid: int
+    state_dir: str
+    log_dir: str
+    new_key: bool
+
+    def line(self) -> str:
+        """The one line of `--json`."""
+        shown = asdict(self)
+        del shown["new_key"]
+        return json.dumps(shown)
+
+
+def _serve(
+    options: UpOptions, environ: Mapping[str, str], on_ready: Callable[[Ready], None]
+) -> int:
+    state = open_state_dir(options.state_dir)
+    lock = ClusterLock(state)
+    lock.acquire()
+    try:
+        plan = _plan(options, state, lock.taken_over, environ)
+        api_key, new_key = admin_key(state)
+        write_private(plan.redis_conf, redis_config(plan))
+        # Imported late: a refusal above is told at once.
+        import asyncio  # noqa: PLC0415
+
+        from muster.local.cluster import run_cluster  # noqa: PLC0415
+
+        def ready() -> None:
+            _leave_profile(plan, api_key, environ)
+            log_dir = str(state.log_dir)
+            on_ready(Ready(plan.url, api_key, os.getpid(), str(state.path), log_dir, new_key))
+
+        if not asyncio.run(run_cluster(plan, api_key=api_key, on_ready=ready, tell=_tell)):
+            raise MusterError("it was stopped before it was ready")
+    finally:
+        lock.release()
+    return 0
+
+
+def _plan(
+    options: UpOptions, state: StateDir, taken_over: bool, environ: Mapping[str, str]
+) -> ClusterPlan:
+    etcd, redis = find_etcd(environ), find_redis(environ)
+    remembered = load_remembered(state)
+    plan = ClusterPlan(
+        state=state,
+        ports=remembered.ports,
+        join_secret=remembered.join_secret,
+        redis_password=remembered.redis_password,
+        python=sys.executable,
+        etcd=str(etcd),
+        redis=str(redis),
+        agents=options.agents,
+        agent_cpu=options.agent_cpu,
+        agent_memory=options.agent_memory,
+        skills=options.skills,
+        work_dir=Path.cwd(),
+        environ=environ,
+    )
+    if taken_over:
+        _await_predecessor(plan)
+    ports = choose_ports(
+        remembered.ports, http=options.port, free=is_free, pick=lambda: _random.choice(PORTS)
+    )
+    if ports != remembered.ports:
+        store_remembered(state, replace(remembered, ports=ports))
+    return replace(plan, ports=ports)
+
+
+def _await_predecessor(plan: ClusterPlan) -> None:
+    """After a kill -9 its children may be dying still; two Redis on one file would damage it."""
+    give_up_s = time.monotonic() + _PREDECESSOR_S
+    while time.monotonic() < give_up_s:
+        if not _answers(plan.redis_socket) and all(is_free(port) for port in plan.ports.values()):
+            return
+        time.sleep(0.02)
+    if _answers(plan.redis_socket):
+        raise Conflict(f"the Redis of an earlier run still answers on {plan.redis_socket}; end it")
+
+
+def _answers(socket_path: Path | None) -> bool:
+    if socket_path is None:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(socket_path)) == 0
+
+
+def _leave_profile(plan: ClusterPlan, api_key: str, environ: Mapping[str, str]) -> None:
+    try:
+        write_profile(Profile(plan.url, api_key, str(plan.state.path)), environ)
+    except OSError as error:
+        _tell(f"the profile could not be written ({error}); set MUSTER_URL and MUSTER_API_KEY")
+
+
+def _tell(sentence: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
+
+
+def _say_ready(options: UpOptions, ready: Ready, started_s: float) -> None:
+    if options.as_json:
+        print(ready.line(), flush=True)
+        return
+    key = ready.api_key if ready.new_key else f"in {ready.state_dir}/admin.key"
+    took_s = time.monotonic() - started_s
+    print(
+        f"Muster is ready: {ready.url} ({options.agents} agents, {took_s:.1f} s)\n"
+        f"  API key  {key}\n"
+        f"  logs     {ready.log_dir}\n"
+        f"  state    {ready.state_dir}\n"
+        'Try  muster submit echo --input \'{"hello": "world"}\' --wait\n'
+        f"{'`muster down` ends it.' if options.detach else 'Ctrl-C ends it.'}",
+        flush=True,
+    )
+
+
+def _detached(options: UpOptions, environ: Mapping[str, str], started_s: float) -> int:
+    """Runs the cluster in a session of its own; returns when that is ready or has failed."""
+    state = open_state_dir(options.state_dir)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        os.setsid()
+        _to_log(state)
+        os._exit(_daemon(options, environ, _Report(writing)))
+    os.close(writing)
+    # Whoever gives up waiting gives up the start.
+    signal.signal(signal.SIGINT, lambda *_: os.kill(pid, signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    report = json.loads(text) if text else {"error": f"it died; see {state.log('up')}"}
+    if "error" in report:
+        raise MusterError(report["error"])
+    _say_ready(options, Ready(**report), started_s)
+    return 0
+
+
+class _Report:
+    """The detached process's one word to the command that waits for it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def ready(self, ready: Ready) -> None:
+        self._send(asdict(ready))
+
+    def failed(self, error: MusterError | OSError) -> None:
+        self._send({"error": str(error)})
+
+    def _send(self, record: dict[str, object]) -> None:
+        # The cluster lives on when nobody waits for it any more.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._fd, json.dumps(record).encode())
+        os.close(self._fd)
+
+
+def _daemon(options: UpOptions, environ: Mapping[str, str], report: _Report) -> int:
+    try:
+        return _serve(options, environ, report.ready)
+    except (MusterError, OSError) as error:
+        _tell(str(error))
+        report.failed(error)
+    except BaseException:  # noqa: BLE001 -- past the fork nobody else can say it
+        traceback.print_exc()
+    return 1
+
+
+def _to_log(state: StateDir) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(state.log("up"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for fd, source in ((0, nothing), (1, log), (2, log)):
+        os.dup2(source, fd)

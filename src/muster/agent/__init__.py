@@ -1,0 +1,1 @@
+"""The agent: a supervisor, its runtime, and the warm processes that run skills."""

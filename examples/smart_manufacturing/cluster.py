@@ -89,9 +89,8 @@ class DemoCluster:
 
     def kill_agent(self, agent: str) -> list[int]:
         """SIGKILL for the agent's supervisor, its runtime and runners; their pids."""
-        assert self._process is not None
         killed: list[int] = []
-        for child in psutil.Process(self._process.pid).children():
+        for child in self._children():
             if _agent_of(child) != agent:
                 continue
             # The supervisor first, or it would report the death of its runtime.
@@ -100,6 +99,14 @@ class DemoCluster:
                     victim.kill()
                     killed.append(victim.pid)
         return killed
+
+    def _children(self) -> list[psutil.Process]:
+        if self._process is None:
+            return []
+        try:
+            return psutil.Process(self._process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
 
     def stop(self) -> None:
         """Ends the cluster in order; harmless when it does not run."""

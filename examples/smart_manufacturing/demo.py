@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = 1000
 # A killed agent is back, or known to be gone, well within this.
 COMEBACK_TIMEOUT_S = 30.0
+POLL_S = 0.2
 
 
 class DemoFailed(Exception):
@@ -119,13 +120,19 @@ def _submit(rest: Rest, parts: Parts) -> list[str]:
 
 def _kill_one(run: Run, cluster: DemoCluster, rest: Rest) -> None:
     """Kills the agent that holds the most work, and notes what it held."""
-    holding = [task["agent"] for task in _unfinished(rest)]
-    if not holding:
-        holding = [agent["id"] for agent in _agents(rest)]
-    run.victim = max(sorted(set(holding)), key=holding.count)
-    if not cluster.kill_agent(run.victim):
-        raise DemoFailed(f"no process of {run.victim} was found")
-    run.held = [task["id"] for task in _unfinished(rest) if task["agent"] == run.victim]
+    give_up = time.monotonic() + COMEBACK_TIMEOUT_S
+    while time.monotonic() < give_up:
+        holding = [task["agent"] for task in _unfinished(rest)]
+        if not holding:
+            holding = [agent["id"] for agent in _agents(rest)]
+        run.victim = max(sorted(set(holding)), key=holding.count, default="")
+        if cluster.kill_agent(run.victim):
+            run.held = [task["id"] for task in _unfinished(rest) if task["agent"] == run.victim]
+            return
+        # Somebody else killed it, or all of the cluster, just now.
+        cluster.revive()
+        time.sleep(POLL_S)
+    raise DemoFailed("no agent was found that could be killed")
 
 
 def _unfinished(rest: Rest) -> list[dict[str, Any]]:
@@ -157,7 +164,7 @@ def _wait_for_comeback(rest: Rest, agent: str, before: int) -> int:
         for seen in _agents(rest):
             if seen["id"] == agent and seen["incarnation"] > before and seen["state"] == "READY":
                 return int(seen["incarnation"])
-        time.sleep(0.2)
+        time.sleep(POLL_S)
     return 0
 
 

@@ -14,7 +14,7 @@ from muster.domain.resources import ResourceVector
 from muster.domain.task import Constraint
 from muster_scheduler.placement import AgentTable, ClassTable, Snapshot, TaskClass
 from muster_scheduler.placement.classes import row_is_eligible
-from muster_scheduler.placement.snapshot import MAX_COLUMNS
+from muster_scheduler.placement.snapshot import MAX_COLUMNS, ChangeLog
 
 NO_SKILLS: frozenset[str] = frozenset()
 RESOURCES = ("cpu", "memory", "slots", "gpu", "tpu", "licence", "fpga")
@@ -190,6 +190,20 @@ def test_masks_are_right_after_more_changes_than_are_remembered() -> None:
     for step in range(5001):
         model.apply("placeable", f"a{step % 41}", (step // 41) % 2 == 1)
     model.check_masks()
+
+
+def test_a_change_log_says_when_it_no_longer_knows() -> None:
+    log = ChangeLog()
+    assert log.since(0) == []
+    for row in range(10_000):
+        log.note(row)
+    assert log.version == 10_000
+    assert log.since(9_997) == [9_997, 9_998, 9_999]
+    assert log.since(10_000) == []
+    assert log.since(0) is None
+    oldest = next(version for version in range(10_000) if log.since(version) is not None)
+    assert log.since(oldest) == list(range(oldest, 10_000))
+    assert 1_000 <= 10_000 - oldest <= 5_000
 
 
 def test_a_mask_that_was_given_out_does_not_change() -> None:

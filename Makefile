@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml requirements/lock.txt
 	@if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; fi
 	@echo "Installing into $(VENV) (about a minute the first time) …"
-	@if [ ! -x "$(BIN)/python" ]; then "$(PYTHON)" -m venv --clear "$(VENV)"; fi
+	@if ! "$(BIN)/python" -m pip --version >/dev/null 2>&1; then "$(PYTHON)" -m venv --clear "$(VENV)"; fi
 	@export PIP_DISABLE_PIP_VERSION_CHECK=1; if [ -n "$(LOCKED)" ]; then \
 	  "$(BIN)/python" -m pip install --quiet --require-hashes -r requirements/lock.txt && \
 	  "$(BIN)/python" -m pip install --quiet --no-deps -e .; \

@@ -69,7 +69,7 @@ class ConstructiveStrategy(ABC):
         fits, the capacity of what it asks for is above 0.
         """
 
-    def plan(  # noqa: PLR0917 - see Strategy
+    def plan(
         self,
         snapshot: Snapshot,
         tasks: TaskBatch,

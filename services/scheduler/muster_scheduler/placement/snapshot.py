@@ -169,7 +169,7 @@ class AgentTable:
     def __contains__(self, agent_id: object) -> bool:
         return agent_id in self._rows
 
-    def upsert(  # noqa: PLR0917 - the order is that of the sentence "this agent has this"
+    def upsert(
         self,
         agent_id: str,
         capacity: ResourceVector,

@@ -20,7 +20,7 @@ class Strategy(Protocol):
     def name(self) -> str:
         """The name that it is registered by."""
 
-    def plan(  # noqa: PLR0917 - one signature, written out in the design, for every strategy
+    def plan(
         self,
         snapshot: Snapshot,
         tasks: TaskBatch,

@@ -1,0 +1,190 @@
+"""`python -m muster_scheduler`: campaigns for the lead, and leads while it holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from importlib.metadata import version
+
+import orjson
+import structlog
+
+from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
+from muster.domain.errors import InvalidInput, MusterError, StaleTerm
+from muster.etcd.client import EtcdClient
+from muster.etcd.election import Deposed, Elected, Election, observe
+from muster.etcd.keys import LEADER_KEY
+from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.metrics_http import serve_metrics
+from muster.rpc.process import run
+from muster.rpc.server import RpcServer
+from muster_scheduler import metrics
+from muster_scheduler.config import Config
+from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
+from muster_scheduler.placement.plan import Policy
+from muster_scheduler.service import SchedulerService
+from muster_scheduler.watching import follow_monitor, follow_registry
+
+_LOG = structlog.get_logger("muster.scheduler")
+_Store = storage_pb2_grpc.StorageServiceStub
+
+
+class Scheduler:
+    """One scheduler process: a standby that becomes the leader, perhaps many times."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._secret = config.join_secret
+        self.service = SchedulerService(version("muster-cluster"))
+        self._storage = ServiceChannel(config.storage, secret=self._secret, what="storage")
+        self._registry = ServiceChannel(config.registry, secret=self._secret, what="registry")
+        self._monitors = [
+            ServiceChannel([m], secret=self._secret, what="monitor") for m in config.monitors
+        ]
+        self._elected = asyncio.Event()
+        self._etcd_seen = False
+
+    def why_not_ready(self) -> str | None:
+        """None while leading with all tasks loaded, or while standing by for a living leader."""
+        leader = self.service.leader
+        if leader is not None:
+            return None if leader.ready.is_set() else "open tasks are still being loaded"
+        if self.service.leader_address and self.service.leader_address != self._config.advertise:
+            return None
+        return "no scheduler leads yet" if self._etcd_seen else "etcd does not answer"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves and campaigns until `stop`."""
+        server = RpcServer(self._config.listen, secret=self._secret, service="scheduler")
+        server.add(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, self.service)
+        await server.start()
+        http = serve_metrics(self._config.metrics_listen, self.why_not_ready)
+        await http.start()
+        client = EtcdClient(list(self._config.etcd))
+        await client.open()
+        election = Election(
+            client, ttl_s=self._config.leader_ttl_s, value=self._config.advertise.encode()
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                work = [
+                    group.create_task(election.campaign(self._report), name="campaign"),
+                    group.create_task(self._observe(client), name="observe"),
+                    group.create_task(self._lead_when_elected(), name="lead"),
+                ]
+                await stop.wait()
+                # A leader that goes on purpose lets the next one in at once.
+                try:
+                    async with asyncio.timeout(2.0):
+                        await election.resign()
+                except (MusterError, TimeoutError) as error:
+                    _LOG.warning("the lead could not be given back", reason=str(error))
+                for task in work:
+                    task.cancel()
+        finally:
+            await server.stop(1.0)
+            await http.stop()
+            await client.close()
+            for channel in (self._storage, self._registry, *self._monitors):
+                await channel.close()
+
+    def _report(self, change: Elected | Deposed) -> None:
+        leader = self.service.leader
+        if isinstance(change, Elected):
+            self._elected.set()
+            if leader is not None:
+                leader.restricted = False
+                leader.state.place_again = True
+                leader.wake()
+        else:
+            self._elected.clear()
+            if leader is not None:
+                # Storage still confirms the term: what runs is seen to its end.
+                leader.restricted = True
+
+    async def _observe(self, client: EtcdClient) -> None:
+        async for value in observe(client, LEADER_KEY):
+            self._etcd_seen = True
+            self.service.leader_address = value.decode() if value else ""
+
+    async def _lead_when_elected(self) -> None:
+        failures = 0
+        while True:
+            await self._elected.wait()
+            try:
+                leader = await self._take_term()
+                failures = 0
+                await self._lead(leader)
+            except* StaleTerm as group:
+                _LOG.warning(
+                    "another scheduler has taken the lead", reason=str(group.exceptions[0])
+                )
+            except* MusterError as group:
+                _LOG.warning("leading was interrupted", reason=str(group.exceptions[0]))
+            failures += 1
+            await asyncio.sleep(full_jitter(failures))
+
+    async def _take_term(self) -> Leader:
+        answer = await self._storage.call(
+            _Store,
+            "AcquireTerm",
+            storage_pb2.AcquireTermRequest(candidate=self._config.advertise),
+            timeout_s=STORE_TIMEOUT_S,
+            retry=True,
+        )
+        stored = await self._storage.call(
+            _Store,
+            "GetPolicy",
+            storage_pb2.GetPolicyRequest(),
+            timeout_s=STORE_TIMEOUT_S,
+            retry=True,
+        )
+        leader = Leader(
+            self._storage,
+            answer.term,
+            answer.clock_ms,
+            _policy(stored.policy_json, self._config.strategy),
+            self._config.advertise,
+        )
+        await leader.load_wishes()
+        return leader
+
+    async def _lead(self, leader: Leader) -> None:
+        self.service.leader = leader
+        metrics.LEADER.set(1)
+        metrics.TERM.set(leader.term)
+        _LOG.info("leading", term=leader.term)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(leader.run(), name="leader")
+                group.create_task(follow_registry(leader, self._registry), name="registry")
+                for monitor in self._monitors:
+                    group.create_task(follow_monitor(leader, monitor), name="monitor")
+        finally:
+            self.service.leader = None
+            metrics.LEADER.set(0)
+            metrics.TERM.set(0)
+
+
+def _policy(stored: bytes, strategy: str) -> Policy:
+    """The stored policy, or the configured strategy when none was ever put."""
+    if stored:
+        try:
+            return Policy(strategy=orjson.loads(stored).get("strategy", strategy))
+        except (orjson.JSONDecodeError, AttributeError, InvalidInput) as error:
+            _LOG.error("the stored policy is not understood; the default is used", why=str(error))
+    return Policy(strategy=strategy)
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Reads the environment and runs."""
+    await Scheduler(Config.from_env(os.environ)).run(stop)
+
+
+def main() -> None:
+    """Entry point of `muster service scheduler`."""
+    run(serve, service="scheduler")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""What happens to agents: registered, heard, silent, restarted, gone; and their tasks with them.
+
+An agent is DOWN when its session is silent for 10 s and its lease is gone, or it is silent for
+60 s, or its supervisor says that the runtime died, or a newer incarnation of it registers. Less
+than that makes it SUSPECT: it gets no new work, and nothing is taken from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from muster.domain.agent import AgentRecord
+from muster.domain.agent_lifecycle import TRANSITIONS, AgentEvent, AgentState, AgentWish
+from muster.domain.ids import AgentId, TaskId
+from muster.domain.task import OnDisconnect, Wish
+from muster.domain.task_lifecycle import HELD_STATES
+from muster_scheduler.core import tasks
+from muster_scheduler.core.records import AgentEntry, AttemptRef, Now
+from muster_scheduler.core.state import ClusterState
+
+SILENT_AND_LEASELESS_MS = 10_000
+SILENT_MS = 60_000
+# A session is answered every second; three missed beats are worth a doubt.
+SUSPECT_MS = 3_500
+# A `stop` task is killed by its agent within 12 s of the last answered beat.
+STOP_GIVEN_AWAY_MS = 13_000
+# A supervisor kills and starts a runtime well within this.
+RESTART_MS = 60_000
+# An agent that is gone is shown for this long.
+FORGET_MS = 10 * 60_000
+
+_GONE = frozenset({AgentState.DOWN, AgentState.LEFT, AgentState.RESTARTING})
+
+
+def registered(state: ClusterState, record: AgentRecord, now: Now) -> None:
+    """The registry shows this incarnation of the agent."""
+    agent = state.entry(record.spec.id, now)
+    if record.incarnation < agent.incarnation:
+        return
+    _meet(state, agent, record.incarnation, now)
+    agent.record = record
+    agent.leased = True
+    known = agent.id in state.table
+    state.table.upsert(
+        agent.id,
+        record.spec.capacity,
+        frozenset(s.name for s in record.spec.skills),
+        dict(record.spec.labels),
+        placeable=False,
+        health=agent.health,
+        why_not="not connected",
+    )
+    if not known:
+        # Tasks met before their agent's capacity was known are booked now.
+        held, agent.tasks = list(agent.tasks.values()), {}
+        for task in held:
+            state.held[task.spec.tenant] -= 1
+            state.charge(task, agent)
+    _settle(state, agent, now)
+
+
+def unregistered(state: ClusterState, ident: AgentId, now: Now) -> None:
+    """The registry no longer shows the agent: its lease has expired, or it has left."""
+    agent = state.agents.get(ident)
+    if agent is None:
+        return
+    agent.leased = False
+    if agent.draining and not agent.session:
+        _leave(state, agent, "it left", now)
+    else:
+        _settle(state, agent, now)
+
+
+def registry_snapshot(state: ClusterState, records: Iterable[AgentRecord], now: Now) -> None:
+    """All that the registry shows; others are not registered."""
+    shown = {r.spec.id: r for r in records}
+    for record in shown.values():
+        registered(state, record, now)
+    for ident in [i for i in state.agents if i not in shown]:
+        unregistered(state, ident, now)
+
+
+def connected(
+    state: ClusterState,
+    ident: AgentId,
+    incarnation: int,
+    held: Collection[tuple[AttemptRef, bool]],
+    now: Now,
+) -> bool:
+    """A runtime has opened a session; `held` are its attempts and whether each has ended.
+
+    False: a newer incarnation is known, and this one must end. What storage says wins: an
+    attempt that is the agent's and is not held is pushed again, one that is held and is not the
+    agent's is dropped; ended ones are judged when their outcome arrives.
+    """
+    agent = state.entry(ident, now)
+    if incarnation < agent.incarnation:
+        return False
+    _meet(state, agent, incarnation, now)
+    agent.session = True
+    agent.draining = False
+    agent.heard_boot_ms = now.boot_ms
+    there = {(ref.task_id, ref.attempt) for ref, _ in held}
+    push = state.commands.pushes[ident]
+    for task in list(agent.tasks.values()):
+        durable = task.stored == (task.status.state, task.status.attempt)
+        if (task.id, task.status.attempt) not in there and durable:
+            push.assign.append(task)
+        if task.status.wish is not Wish.NONE:
+            push.cancel.append((task.ref(), task.status.wish))
+    for ref, is_ended in held:
+        task_here = agent.tasks.get(ref.task_id)
+        ours = task_here is not None and task_here.status.attempt == ref.attempt
+        if not ours and not is_ended:
+            push.drop.append(ref)
+    if agent.wish is AgentWish.DRAIN:
+        push.drain = True
+    _settle(state, agent, now)
+    return True
+
+
+def disconnected(state: ClusterState, ident: AgentId, incarnation: int, now: Now) -> None:
+    """The runtime's session has ended; whether the runtime has, is not known."""
+    agent = state.agents.get(ident)
+    if agent is None or agent.incarnation != incarnation:
+        return
+    agent.session = False
+    if agent.draining and not agent.leased:
+        _leave(state, agent, "it left", now)
+    else:
+        state.refresh(agent)
+
+
+def heard(state: ClusterState, ident: AgentId, incarnation: int, now: Now) -> None:
+    """Any message of the runtime's session."""
+    agent = state.agents.get(ident)
+    if agent is not None and agent.incarnation == incarnation:
+        agent.heard_boot_ms = now.boot_ms
+        if agent.state is AgentState.SUSPECT or agent.state in _GONE:
+            _settle(state, agent, now)
+
+
+def draining(state: ClusterState, ident: AgentId, incarnation: int) -> None:
+    """The runtime drains of its own accord: place nothing more there."""
+    agent = state.agents.get(ident)
+    if agent is not None and agent.incarnation == incarnation and not agent.draining:
+        agent.draining = True
+        state.refresh(agent)
+
+
+def suspicion(
+    state: ClusterState, ident: AgentId, incarnation: int, suspected: bool, phi: float, now: Now
+) -> None:
+    """The monitor's failure detector has changed its mind about the agent."""
+    agent = state.agents.get(ident)
+    if agent is None or (incarnation and incarnation != agent.incarnation):
+        return
+    agent.suspected, agent.phi = suspected, phi
+    state.refresh(agent)
+    _settle(state, agent, now)
+
+
+def runtime_died(
+    state: ClusterState,
+    ident: AgentId,
+    incarnation: int,
+    started: Collection[AttemptRef],
+    started_known: bool,
+    why: str,
+    now: Now,
+) -> None:
+    """The supervisor's word: that incarnation is dead and all of its processes are gone."""
+    agent = state.agents.get(ident)
+    if agent is None or incarnation < agent.incarnation:
+        return
+    agent.session = False
+    suspects = {(r.task_id, r.attempt) for r in started} if started_known else None
+    _die(state, agent, f"its supervisor says that the runtime died: {why}", suspects, now)
+
+
+def set_wish(state: ClusterState, ident: AgentId, wish: AgentWish, now: Now) -> None:
+    """The operator wants the agent used, spared (CORDON) or emptied (DRAIN)."""
+    state.wishes[ident] = wish
+    agent = state.agents.get(ident)
+    if agent is None:
+        return
+    agent.wish = wish
+    if wish is AgentWish.DRAIN:
+        state.commands.pushes[ident].drain = True
+        if _can(agent, AgentEvent.DRAIN):
+            state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
+    elif agent.state is AgentState.DRAINING:
+        state.enter(agent, AgentEvent.UNDRAIN, "no longer drained", now)
+    state.refresh(agent)
+
+
+def restart(state: ClusterState, ident: AgentId, why: str, now: Now) -> bool:
+    """Asks the agent's supervisor for a new runtime; False when none is connected."""
+    agent = state.agents[ident]
+    if not agent.supervised:
+        return False
+    agent.restarting = True
+    state.commands.restarts.append((ident, agent.incarnation, why))
+    if _can(agent, AgentEvent.RESTART):
+        state.enter(agent, AgentEvent.RESTART, why, now)
+    return True
+
+
+def judge(state: ClusterState, now: Now) -> None:
+    """Looks at every agent's silence; called about once a second."""
+    for agent in list(state.agents.values()):
+        silent_ms = now.boot_ms - agent.heard_boot_ms
+        gone = not agent.leased and silent_ms >= SILENT_AND_LEASELESS_MS
+        if agent.state in _GONE:
+            if agent.tasks and (gone or silent_ms >= SILENT_MS):
+                _lose_tasks(state, agent, agent.incarnation, "its agent stayed away", set(), now)
+            since_ms = now.boot_ms - agent.since_boot_ms
+            if not agent.leased and since_ms >= FORGET_MS:
+                _forget(state, agent)
+            elif agent.state is AgentState.RESTARTING and since_ms >= RESTART_MS:
+                # The supervisor never did it: what is still connected is used again.
+                state.enter(agent, AgentEvent.REJOINED, "it was not restarted in time", now)
+                agent.restarting = False
+                _settle(state, agent, now)
+            continue
+        if gone or silent_ms >= SILENT_MS:
+            seconds = silent_ms // 1000
+            why = f"it was silent for {seconds} s"
+            _die(state, agent, why + (" and its lease is gone" if gone else ""), None, now)
+            continue
+        if silent_ms >= STOP_GIVEN_AWAY_MS:
+            for task in list(agent.tasks.values()):
+                if task.spec.on_disconnect is OnDisconnect.STOP:
+                    tasks.lost(state, task, f"agent {agent.id} is cut off", False, now)
+        _settle(state, agent, now)
+
+
+def _meet(state: ClusterState, agent: AgentEntry, incarnation: int, now: Now) -> None:
+    """Takes note of a newer incarnation: whatever the older one held is given away."""
+    if incarnation <= agent.incarnation:
+        return
+    first = agent.incarnation == 0
+    older = [t for t in agent.tasks.values() if t.status.incarnation < incarnation]
+    agent.incarnation = incarnation
+    agent.session = agent.draining = agent.suspected = False
+    agent.heard_boot_ms = now.boot_ms
+    if not first and agent.state is not AgentState.JOINING:
+        state.enter(agent, AgentEvent.REJOINED, f"incarnation {incarnation} registered", now)
+    for task in older:
+        why = f"agent {agent.id} was restarted as incarnation {incarnation}"
+        tasks.lost(state, task, why, task.started and not agent.restarting, now)
+    agent.restarting = False
+
+
+def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
+    """Moves the agent between JOINING, READY and SUSPECT as what is known of it demands."""
+    silent_ms = now.boot_ms - agent.heard_boot_ms
+    doubts = []
+    if agent.suspected:
+        doubts.append(f"the monitor suspects it (phi {agent.phi:.1f})")
+    if silent_ms >= SUSPECT_MS:
+        doubts.append(f"it was silent for {silent_ms / 1000:.1f} s")
+    if not agent.leased:
+        doubts.append("it has no lease")
+    if agent.state is AgentState.JOINING:
+        if agent.record is not None and agent.session:
+            state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
+            if agent.wish is AgentWish.DRAIN:
+                state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
+    elif agent.state in _GONE and agent.session and not doubts:
+        # Silent long enough to be given up, and back: its tasks are others' now.
+        if agent.state is not AgentState.RESTARTING:
+            state.enter(agent, AgentEvent.REJOINED, "it is heard again", now)
+            state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
+    elif agent.state in (AgentState.READY, AgentState.PAROLE) and doubts:
+        state.enter(agent, AgentEvent.SUSPECTED, ", ".join(doubts), now)
+    elif agent.state is AgentState.SUSPECT and not doubts and agent.session:
+        state.enter(agent, AgentEvent.CLEARED, "all is well again", now)
+    state.refresh(agent)
+
+
+def _die(
+    state: ClusterState,
+    agent: AgentEntry,
+    why: str,
+    suspects: set[tuple[TaskId, int]] | None,
+    now: Now,
+) -> None:
+    """`suspects`: attempts that may have killed it; None = whatever it had started."""
+    if _can(agent, AgentEvent.DIED):
+        state.enter(agent, AgentEvent.DIED, why, now)
+    state.refresh(agent)
+    blamed = {
+        (t.id, t.status.attempt)
+        for t in agent.tasks.values()
+        if not agent.restarting
+        and ((t.started) if suspects is None else (t.id, t.status.attempt) in suspects)
+    }
+    _lose_tasks(state, agent, agent.incarnation, f"agent {agent.id} is down: {why}", blamed, now)
+    agent.restarting = False
+
+
+def _lose_tasks(
+    state: ClusterState,
+    agent: AgentEntry,
+    incarnation: int,
+    why: str,
+    blamed: set[tuple[TaskId, int]],
+    now: Now,
+) -> None:
+    for task in list(agent.tasks.values()):
+        assert task.status.state in HELD_STATES, f"{task!r} is on an agent"
+        if task.status.incarnation <= incarnation:
+            tasks.lost(state, task, why, (task.id, task.status.attempt) in blamed, now)
+
+
+def _leave(state: ClusterState, agent: AgentEntry, why: str, now: Now) -> None:
+    if _can(agent, AgentEvent.LEAVE):
+        state.enter(agent, AgentEvent.LEAVE, why, now)
+    _lose_tasks(state, agent, agent.incarnation, f"agent {agent.id} has left", set(), now)
+    state.refresh(agent)
+
+
+def _forget(state: ClusterState, agent: AgentEntry) -> None:
+    assert not agent.tasks, f"{agent!r} is forgotten with tasks"
+    if agent.id in state.table:
+        state.table.remove(agent.id)
+    del state.agents[agent.id]
+
+
+def _can(agent: AgentEntry, event: AgentEvent) -> bool:
+    return (agent.state, event) in TRANSITIONS

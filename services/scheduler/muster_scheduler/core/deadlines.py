@@ -1,0 +1,65 @@
+"""When a task's next moment comes, in cluster milliseconds."""
+
+from __future__ import annotations
+
+import heapq
+from enum import Enum
+
+from muster.domain.task import TaskSpec, TaskStatus
+from muster_scheduler.core.records import OpenTask
+
+# The agent ends an attempt at its timeout by itself; the leader steps in when it did not.
+TIMEOUT_GRACE_MS = 5_000
+
+
+class Moment(Enum):
+    """What is due."""
+
+    RETRY = "its pause is over"
+    START = "it had to be started by now"
+    TOTAL = "it had to end by now"
+    TIMEOUT = "its attempt had to end by now"
+
+
+class Deadlines:
+    """A heap of moments; those that no longer apply are dropped by whoever pops them."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Moment, OpenTask, int]] = []
+        self._pushed = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, at_clock_ms: int, moment: Moment, task: OpenTask) -> None:
+        """The moment is for the task's present attempt."""
+        self._pushed += 1
+        entry = (at_clock_ms, self._pushed, moment, task, task.status.attempt)
+        heapq.heappush(self._heap, entry)
+
+    def add_created(self, task: OpenTask) -> None:
+        """The moments that count from the task's creation."""
+        spec, created = task.spec, task.status.created_clock_ms
+        if spec.start_deadline_ms:
+            self.add(created + spec.start_deadline_ms, Moment.START, task)
+        if spec.total_deadline_ms:
+            self.add(created + spec.total_deadline_ms, Moment.TOTAL, task)
+
+    def due(self, clock_ms: int) -> list[tuple[Moment, OpenTask, int]]:
+        """Takes out all that is due: (what, task, attempt at which it was noted)."""
+        out = []
+        while self._heap and self._heap[0][0] <= clock_ms:
+            _, _, moment, task, attempt = heapq.heappop(self._heap)
+            out.append((moment, task, attempt))
+        return out
+
+
+def timeout_for(spec: TaskSpec, status: TaskStatus, clock_ms: int) -> int:
+    """Milliseconds that an attempt assigned now may run: its timeout or what the total leaves.
+
+    0 = no limit.
+    """
+    if not spec.total_deadline_ms:
+        return spec.timeout_ms
+    left = max(1, status.created_clock_ms + spec.total_deadline_ms - clock_ms)
+    return min(spec.timeout_ms, left) if spec.timeout_ms else left

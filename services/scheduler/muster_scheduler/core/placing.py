@@ -1,0 +1,122 @@
+"""Finds places for waiting tasks: the queue proposes, a strategy plans, the table is charged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from muster.domain.ids import AgentId
+from muster_scheduler.core.outcomes import assigned
+from muster_scheduler.core.queue import Candidate, Line, LineKey
+from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, OpenTask
+from muster_scheduler.core.state import ClusterState
+from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.snapshot import Snapshot
+from muster_scheduler.placement.strategy import get
+
+# Tasks planned at once: long enough to be quick, short enough that beats are answered between.
+MAX_PLAN = 512
+# Rounds in one call; the rest waits for the next, so that the loop stays responsive.
+MAX_ROUNDS = 8
+
+
+def _never() -> bool:
+    return False
+
+
+def place(state: ClusterState, now: Now) -> int:
+    """Gives waiting tasks to agents while some fit; returns how many were placed."""
+    state.place_again = False
+    placed = 0
+    blocked: set[LineKey] = set()
+    for _ in range(MAX_ROUNDS):
+        if not len(state.queue):
+            return placed
+        snapshot = state.table.view()
+        room = _room_in(state, snapshot)
+        candidates = state.queue.take(room, state.held, now.clock_ms, MAX_PLAN, blocked)
+        if not candidates:
+            return placed
+        placed += _plan(state, snapshot, candidates, blocked, now)
+    # More may fit: the shell calls again after it has listened to what came meanwhile.
+    state.place_again = True
+    return placed
+
+
+def _room_in(state: ClusterState, snapshot: Snapshot) -> Callable[[Line], tuple[int, int]]:
+    """How many tasks of a line could find a place at most, and as which class."""
+    known: dict[int, int] = {}
+
+    def room_of(class_id: int) -> int:
+        found = known.get(class_id)
+        if found is not None:
+            return found
+        eligible = state.classes.eligible(class_id, snapshot)
+        demand = state.classes.demand(class_id, snapshot)
+        rows = np.flatnonzero(eligible)
+        places = 0
+        if rows.size and not demand.missing:
+            fits = None
+            for column, amount in demand.columns:
+                here = snapshot.free[rows, column] // amount
+                fits = here if fits is None else np.minimum(fits, here)
+            if fits is not None:
+                places = int(np.maximum(fits, 0).sum())
+        known[class_id] = places
+        return places
+
+    def room(line: Line) -> tuple[int, int]:
+        if line.starved_at == snapshot.version:
+            return 0, line.key[2]
+        class_id = line.key[2]
+        places = room_of(class_id)
+        if places:
+            return places, class_id
+        head = line.head()
+        if head is not None and head.plain_class_id != class_id:
+            # Rather on an agent that failed it before than nowhere.
+            return room_of(head.plain_class_id), head.plain_class_id
+        if not state.classes.eligible(class_id, snapshot).any():
+            line.starved_at = snapshot.version
+        return 0, class_id
+
+    return room
+
+
+def _plan(
+    state: ClusterState,
+    snapshot: Snapshot,
+    candidates: list[Candidate],
+    blocked: set[LineKey],
+    now: Now,
+) -> int:
+    batch = TaskBatch.of(
+        state.classes,
+        [c.class_id for c in candidates],
+        priority=[c.task.spec.priority for c in candidates],
+        estimate_s=[c.task.spec.estimate_ms / 1000 or 1.0 for c in candidates],
+    )
+    strategy = get(state.policy.strategy)
+    plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
+    unplaced: list[Candidate] = []
+    for candidate, row in zip(candidates, plan.assignment.tolist(), strict=True):
+        if row < 0:
+            unplaced.append(candidate)
+            blocked.add(candidate.line.key)
+        else:
+            _assign(state, candidate.task, AgentId(state.table.agent_id_at(row)), now)
+    state.queue.put_back(unplaced)
+    count = len(candidates) - len(unplaced)
+    state.placed_count += count
+    return count
+
+
+def _assign(state: ClusterState, task: OpenTask, agent_id: AgentId, now: Now) -> None:
+    """Charges the agent at once; the attempt is pushed when its assignment is durable."""
+    agent = state.agents[agent_id]
+    status = assigned(task.status, task.id, agent_id, agent.incarnation, now.wall_ms)
+    task.started = False
+    state.charge(task, agent)
+    ref = AttemptRef(task.id, status.attempt, task.spec.tenant)
+    state.decide(task, status, Effect(EffectKind.ASSIGN, agent_id, ref))

@@ -1,0 +1,179 @@
+"""What the leader keeps in memory of each open task and each agent, and the time it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from muster.domain.agent import AgentRecord
+from muster.domain.agent_lifecycle import AgentState, AgentWish
+from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.domain.task import TaskSpec, TaskStatus
+from muster.domain.task_lifecycle import TaskState
+
+# Evidence shown for an agent; older entries are in the events.
+MAX_EVIDENCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on three clocks, in milliseconds.
+
+    `boot_ms` is this machine's CLOCK_BOOTTIME (silence of agents), `clock_ms` cluster time
+    (deadlines of tasks), `wall_ms` unix time (shown to people, never compared).
+    """
+
+    boot_ms: int
+    clock_ms: int
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One attempt of one task."""
+
+    task_id: TaskId
+    attempt: int
+    tenant: TenantId
+
+
+class EffectKind(Enum):
+    """Kinds of effects."""
+
+    ASSIGN = "push the attempt to its agent"
+    ACK = "tell the agent that its outcome is recorded"
+    CANCEL = "tell the agent to end the attempt"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What follows once the decision that it came with is durable. `agent` is who is told."""
+
+    kind: EffectKind
+    agent: AgentId
+    ref: AttemptRef
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """One compare-and-set under way: from `expect` to `status`; `expect` None = a new task."""
+
+    task: OpenTask
+    expect: tuple[TaskState, int] | None
+    status: TaskStatus
+    effects: tuple[Effect, ...]
+
+
+class OpenTask:
+    """A task that has not ended durably, as the leader knows it.
+
+    `status` is what was decided, `stored` the (state, attempt) that storage holds (None: it is
+    not created yet). Decisions run ahead of storage: while `write` is under way further ones
+    change `status` and gather `effects`, and the next write carries them all.
+    `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
+    `row` is the agent table's row that the task is charged to, -1 = none. `outcome_of` is the
+    attempt whose outcome was accepted last.
+    """
+
+    __slots__ = (
+        "class_id",
+        "effects",
+        "outcome_of",
+        "plain_class_id",
+        "queued",
+        "row",
+        "spec",
+        "started",
+        "status",
+        "stored",
+        "waiting",
+        "wire",
+        "write",
+    )
+
+    def __init__(self, spec: TaskSpec, status: TaskStatus, wire: object, *, stored: bool) -> None:
+        self.spec = spec
+        self.status = status
+        self.wire = wire
+        self.stored = (status.state, status.attempt) if stored else None
+        self.class_id = -1
+        self.plain_class_id = -1
+        self.queued = False
+        self.row = -1
+        self.started = status.started_at_ms > 0
+        self.waiting = False
+        self.outcome_of = 0
+        self.write: Write | None = None
+        self.effects: list[Effect] = []
+
+    @property
+    def id(self) -> TaskId:
+        """The task's id."""
+        return self.spec.id
+
+    def ref(self) -> AttemptRef:
+        """The present attempt."""
+        return AttemptRef(self.spec.id, self.status.attempt, self.spec.tenant)
+
+    def __repr__(self) -> str:
+        return f"<OpenTask {self.spec.id} {self.status.state} attempt {self.status.attempt}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why an agent entered a state."""
+
+    at_ms: int
+    state: AgentState
+    why: str
+
+
+class AgentEntry:
+    """An agent as the leader sees it.
+
+    `record` is None while the registry has not shown it (a new leader meets tasks and sessions
+    first). `heard_boot_ms` is when its runtime was last heard. `leased` is whether the registry
+    shows it. `supervised` is whether its supervisor has a session.
+    """
+
+    __slots__ = (
+        "draining",
+        "evidence",
+        "health",
+        "heard_boot_ms",
+        "id",
+        "incarnation",
+        "leased",
+        "phi",
+        "record",
+        "restarting",
+        "session",
+        "since_boot_ms",
+        "state",
+        "supervised",
+        "suspected",
+        "tasks",
+        "wish",
+    )
+
+    def __init__(self, ident: AgentId, now: Now) -> None:
+        self.id = ident
+        self.record: AgentRecord | None = None
+        self.incarnation = 0
+        self.state = AgentState.JOINING
+        self.wish = AgentWish.NONE
+        self.session = False
+        self.supervised = False
+        self.leased = False
+        self.suspected = False
+        self.draining = False
+        self.restarting = False
+        self.phi = 0.0
+        self.health = 1.0
+        self.heard_boot_ms = now.boot_ms
+        self.since_boot_ms = now.boot_ms
+        self.tasks: dict[TaskId, OpenTask] = {}
+        self.evidence: list[Evidence] = []
+
+    def __repr__(self) -> str:
+        return f"<AgentEntry {self.id} {self.state} incarnation {self.incarnation}>"

@@ -1,0 +1,196 @@
+"""Everything that the leader knows, in memory, and the few moves that all decisions share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from numpy.random import Generator
+
+from muster.domain.agent_lifecycle import AgentEvent, AgentState, AgentWish, may_receive_work
+from muster.domain.agent_lifecycle import advance as advance_agent
+from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.domain.resources import ResourceKind, ResourceVector, kind_of
+from muster.domain.task import TaskStatus
+from muster_scheduler.core.commands import AgentChanged, Commands
+from muster_scheduler.core.deadlines import Deadlines
+from muster_scheduler.core.queue import WaitingQueue
+from muster_scheduler.core.records import (
+    MAX_EVIDENCE,
+    AgentEntry,
+    Effect,
+    Evidence,
+    Now,
+    OpenTask,
+    Write,
+)
+from muster_scheduler.placement.classes import ClassTable, TaskClass
+from muster_scheduler.placement.plan import Policy
+from muster_scheduler.placement.snapshot import AgentTable
+
+
+class ClusterState:
+    """One leader's view, from taking its term to losing it. `jitter()` is uniform in [0, 1)."""
+
+    def __init__(self, policy: Policy, rng: Generator, jitter: Callable[[], float]) -> None:
+        self.policy = policy
+        self.rng = rng
+        self.jitter = jitter
+        self.table = AgentTable()
+        self.classes = ClassTable()
+        self.queue = WaitingQueue()
+        self.deadlines = Deadlines()
+        self.tasks: dict[TaskId, OpenTask] = {}
+        self.agents: dict[AgentId, AgentEntry] = {}
+        self.wishes: dict[AgentId, AgentWish] = {}
+        # How many tasks of each tenant have a place; the queue's fairness.
+        self.held: dict[TenantId, int] = defaultdict(int)
+        # Started attempts whose RUNNING is not written yet.
+        self.to_start: dict[TaskId, OpenTask] = {}
+        self.commands = Commands()
+        # Tasks whose status is ahead of what was last handed out to be written.
+        self.dirty: dict[TaskId, OpenTask] = {}
+        # Something changed that may let a waiting task be placed.
+        self.place_again = False
+        self.ended_count = 0
+        self.placed_count = 0
+
+    def drain(self) -> Commands:
+        """What is to be done since the last call; each changed task that has no write gets one."""
+        commands, self.commands = self.commands, Commands()
+        waiting: dict[TaskId, OpenTask] = {}
+        for task in self.dirty.values():
+            if task.write is not None:
+                waiting[task.id] = task
+                continue
+            task.write = Write(task, task.stored, task.status, tuple(task.effects))
+            task.effects.clear()
+            commands.writes.append(task.write)
+        self.dirty = waiting
+        return commands
+
+    # ------------------------------------------------------------------ tasks
+
+    def classify(self, task: OpenTask) -> None:
+        """Sets the task's placement class; rates are not held, so they do not exclude yet."""
+        spec = task.spec
+        demand = spec.resources.with_slot()
+        if any(kind_of(name) is ResourceKind.RATE for name in demand.names()):
+            kept = {n: a for n, a in demand.items() if kind_of(n) is not ResourceKind.RATE}
+            demand = ResourceVector.of(kept)
+        plain = TaskClass(spec.skill, demand, spec.constraints)
+        task.plain_class_id = task.class_id = self.classes.intern(plain)
+        if task.status.avoid:
+            avoid = frozenset(task.status.avoid)
+            task.class_id = self.classes.intern(
+                TaskClass(spec.skill, demand, spec.constraints, avoid)
+            )
+
+    def enqueue(self, task: OpenTask) -> None:
+        """Lets a PENDING task wait for a place."""
+        self.classify(task)
+        self.queue.add(task)
+        self.place_again = True
+
+    def charge(self, task: OpenTask, agent: AgentEntry) -> None:
+        """Books the task on the agent."""
+        assert task.row < 0, f"{task!r} is charged twice"
+        agent.tasks[task.id] = task
+        self.held[task.spec.tenant] += 1
+        if agent.id in self.table:
+            task.row = self.table.row_of(agent.id)
+            self.table.take(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+
+    def release(self, task: OpenTask) -> None:
+        """Frees what the task holds on its agent; harmless when it holds nothing."""
+        agent = self.agents.get(task.status.agent)
+        if agent is None or agent.tasks.pop(task.id, None) is None:
+            return
+        self.held[task.spec.tenant] -= 1
+        self.to_start.pop(task.id, None)
+        if task.row >= 0:
+            self.table.give_back(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            if task.waiting:
+                self._hold_while_waiting(task, give=False)
+            task.row = -1
+            self.place_again = True
+        task.waiting = False
+
+    def set_waiting(self, task: OpenTask, waiting: bool) -> None:
+        """A parent that waits for its children keeps its memory and gives back the rest."""
+        if task.row >= 0 and task.waiting != waiting:
+            self._hold_while_waiting(task, give=waiting)
+            self.place_again = True
+            task.waiting = waiting
+
+    def _hold_while_waiting(self, task: OpenTask, *, give: bool) -> None:
+        demand = self.classes[task.plain_class_id].demand
+        lent = self.table.demand_row(
+            ResourceVector.of({n: a for n, a in demand.items() if n != "memory"})
+        )
+        if give:
+            self.table.give_back(task.row, lent)
+        else:
+            self.table.take(task.row, lent)
+
+    def decide(self, task: OpenTask, status: TaskStatus, *effects: Effect) -> None:
+        """Changes the task's status; it is written at the next drain, with these effects."""
+        task.status = status
+        task.effects.extend(effects)
+        self.dirty[task.id] = task
+
+    def forget(self, task: OpenTask) -> None:
+        """The task is no longer open, or is to be loaded again."""
+        self.release(task)
+        self.queue.discard(task)
+        self.dirty.pop(task.id, None)
+        self.tasks.pop(task.id, None)
+
+    # ----------------------------------------------------------------- agents
+
+    def entry(self, ident: AgentId, now: Now) -> AgentEntry:
+        """The agent, made known when it is met for the first time."""
+        found = self.agents.get(ident)
+        if found is None:
+            found = self.agents[ident] = AgentEntry(ident, now)
+            found.wish = self.wishes.get(ident, AgentWish.NONE)
+        return found
+
+    def enter(self, agent: AgentEntry, event: AgentEvent, why: str, now: Now) -> None:
+        """Moves the agent to its next state, keeps the evidence, and says so."""
+        agent.state = advance_agent(
+            agent.state,
+            event,
+            ident=agent.id,
+            history=tuple(e.state.value for e in agent.evidence),
+        )
+        agent.since_boot_ms = now.boot_ms
+        agent.evidence.append(Evidence(now.wall_ms, agent.state, why))
+        del agent.evidence[:-MAX_EVIDENCE]
+        self.commands.changed.append(AgentChanged(agent.id, agent.incarnation, agent.state, why))
+        self.refresh(agent)
+
+    def refresh(self, agent: AgentEntry) -> None:
+        """Brings the agent's row up to date after any change of it."""
+        if agent.id not in self.table:
+            return
+        placeable = agent.session and may_receive_work(agent.state, agent.wish)
+        placeable = placeable and not agent.draining and not agent.suspected
+        self.table.set_placeable(agent.id, placeable, why_not=_why_not(agent))
+        self.place_again = self.place_again or placeable
+
+    def counts(self) -> Mapping[str, int]:
+        """Open tasks by what they do: queued, assigned, running."""
+        held = sum(len(a.tasks) for a in self.agents.values())
+        running = sum(1 for a in self.agents.values() for t in a.tasks.values() if t.started)
+        return {"queued": len(self.queue), "assigned": held - running, "running": running}
+
+
+def _why_not(agent: AgentEntry) -> str:
+    if agent.wish is AgentWish.CORDON:
+        return "cordoned"
+    if agent.wish is AgentWish.DRAIN or agent.draining or agent.state is AgentState.DRAINING:
+        return "draining"
+    if agent.state in (AgentState.READY, AgentState.PAROLE):
+        return "suspect" if agent.suspected else "not connected"
+    return agent.state.value.lower()

@@ -1,0 +1,251 @@
+"""What happens to tasks: admitted, started, ended, cancelled, lost, late; and written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+
+from muster.domain.ids import AgentId
+from muster.domain.task import Outcome, TaskSpec, TaskStatus, Wish
+from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskEvent, TaskState
+from muster_scheduler.core.deadlines import TIMEOUT_GRACE_MS, Moment
+from muster_scheduler.core.outcomes import after_loss, after_outcome, ended, started
+from muster_scheduler.core.records import (
+    AttemptRef,
+    Effect,
+    EffectKind,
+    Now,
+    OpenTask,
+    Write,
+)
+from muster_scheduler.core.state import ClusterState
+
+
+class Verdict(Enum):
+    """How storage answered a write."""
+
+    OK = "written"
+    STALE = "state or attempt were others"
+    GONE = "there is no such task"
+
+
+def admit(state: ClusterState, spec: TaskSpec, wire: object, now: Now) -> OpenTask:
+    """A new task waits for a place; `place` may give it one before it is first written."""
+    assert spec.id not in state.tasks, f"{spec.id} is open already"
+    status = TaskStatus(created_clock_ms=now.clock_ms)
+    task = OpenTask(spec, status, wire, stored=False)
+    state.tasks[spec.id] = task
+    state.deadlines.add_created(task)
+    state.decide(task, status)
+    state.enqueue(task)
+    return task
+
+
+def load(state: ClusterState, spec: TaskSpec, status: TaskStatus, wire: object, now: Now) -> None:
+    """Takes over a task that storage holds; one that is open already is left as it is."""
+    if spec.id in state.tasks or status.state in ENDED_STATES:
+        return
+    task = OpenTask(spec, status, wire, stored=True)
+    state.tasks[spec.id] = task
+    state.deadlines.add_created(task)
+    if status.state is TaskState.PENDING:
+        _wait(state, task, now)
+        return
+    state.classify(task)
+    agent = state.entry(status.agent, now)
+    state.charge(task, agent)
+    if task.started and spec.timeout_ms:
+        due = status.started_clock_ms + spec.timeout_ms + TIMEOUT_GRACE_MS
+        state.deadlines.add(due, Moment.TIMEOUT, task)
+
+
+def _wait(state: ClusterState, task: OpenTask, now: Now) -> None:
+    if task.status.not_before_clock_ms > now.clock_ms:
+        state.deadlines.add(task.status.not_before_clock_ms, Moment.RETRY, task)
+    else:
+        state.enqueue(task)
+
+
+def _held(
+    state: ClusterState, agent: AgentId, incarnation: int, ref: AttemptRef
+) -> OpenTask | None:
+    """The task, when this very attempt is that incarnation's."""
+    task = state.tasks.get(ref.task_id)
+    if task is None or task.status.attempt != ref.attempt or task.status.agent != agent:
+        return None
+    if task.status.incarnation != incarnation or task.status.state not in HELD_STATES:
+        return None
+    return task
+
+
+def started_attempt(
+    state: ClusterState, agent: AgentId, incarnation: int, ref: AttemptRef, at_ms: int, now: Now
+) -> None:
+    """The agent has begun the attempt. RUNNING is written by `flush_started`, unless it ends."""
+    task = _held(state, agent, incarnation, ref)
+    if task is None or task.started:
+        return
+    task.started = True
+    task.status = replace(task.status, started_at_ms=at_ms, started_clock_ms=now.clock_ms)
+    state.to_start[task.id] = task
+    if task.spec.timeout_ms:
+        due = now.clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
+        state.deadlines.add(due, Moment.TIMEOUT, task)
+
+
+def flush_started(state: ClusterState, now: Now) -> None:
+    """Writes RUNNING for attempts that have not ended since they began; called now and then."""
+    tasks, state.to_start = state.to_start, {}
+    for task in tasks.values():
+        if task.status.state is TaskState.ASSIGNED:
+            at_ms = task.status.started_at_ms
+            clock_ms = task.status.started_clock_ms or now.clock_ms
+            state.decide(task, started(task.status, task.id, at_ms, clock_ms))
+
+
+def outcome(
+    state: ClusterState,
+    agent: AgentId,
+    incarnation: int,
+    ref: AttemptRef,
+    result: Outcome,
+    now: Now,
+) -> bool:
+    """An attempt has ended. False: it is stale, and the agent is told so."""
+    task = _held(state, agent, incarnation, ref)
+    if task is None:
+        known = state.tasks.get(ref.task_id)
+        if known is not None and known.outcome_of == ref.attempt and _unsettled(known):
+            return True  # a repeat: it is acknowledged when the first is durable
+        state.commands.pushes[agent].acks.append((ref, False))
+        return False
+    state.release(task)
+    task.outcome_of = ref.attempt
+    status = after_outcome(
+        task.spec,
+        task.status,
+        result,
+        clock_ms=now.clock_ms,
+        wall_ms=now.wall_ms,
+        jitter=state.jitter(),
+    )
+    state.decide(task, status, Effect(EffectKind.ACK, agent, ref))
+    if status.state is TaskState.PENDING:
+        _wait(state, task, now)
+    return True
+
+
+def _unsettled(task: OpenTask) -> bool:
+    return task.write is not None or bool(task.effects)
+
+
+def lost(state: ClusterState, task: OpenTask, why: str, blamed: bool, now: Now) -> None:
+    """The task's agent is gone, or taken to be; should it live, it is told to drop the attempt."""
+    state.commands.pushes[task.status.agent].drop.append(task.ref())
+    state.release(task)
+    status = after_loss(task.spec, task.status, why=why, blamed=blamed, wall_ms=now.wall_ms)
+    state.decide(task, status)
+    if status.state is TaskState.PENDING:
+        _wait(state, task, now)
+
+
+def cancel(state: ClusterState, task: OpenTask, now: Now) -> TaskState:
+    """Ends a waiting task; of a placed one the wish is kept until its agent confirms."""
+    if task.status.state in ENDED_STATES:
+        return task.status.state
+    if task.status.state is TaskState.PENDING:
+        state.queue.discard(task)
+        status = ended(
+            task.status, task.id, TaskEvent.CANCEL, now.wall_ms, why="cancelled on request"
+        )
+        state.decide(task, status)
+    else:
+        _wish(state, task, Wish.CANCEL)
+    return task.status.state
+
+
+def _wish(state: ClusterState, task: OpenTask, wish: Wish) -> None:
+    if task.status.wish is not Wish.NONE:
+        return
+    status = replace(task.status, wish=wish)
+    state.decide(task, status, Effect(EffectKind.CANCEL, status.agent, task.ref()))
+
+
+def due(state: ClusterState, now: Now) -> None:
+    """Handles the deadlines that have come."""
+    for moment, task, attempt in state.deadlines.due(now.clock_ms):
+        if state.tasks.get(task.id) is not task or task.status.state in ENDED_STATES:
+            continue
+        pending = task.status.state is TaskState.PENDING
+        if moment is Moment.RETRY:
+            if pending and not task.queued:
+                _wait(state, task, now)
+        elif moment is Moment.TIMEOUT:
+            if not pending and task.status.attempt == attempt:
+                _wish(state, task, Wish.TIME_OUT)
+        elif moment is Moment.START and task.started and not pending:
+            continue
+        elif pending:
+            state.queue.discard(task)
+            why = f"{moment.value} (waited {now.clock_ms - task.status.created_clock_ms} ms)"
+            state.decide(
+                task, ended(task.status, task.id, TaskEvent.TIME_OUT, now.wall_ms, why=why)
+            )
+        else:
+            _wish(state, task, Wish.TIME_OUT)
+
+
+def written(
+    state: ClusterState, write: Write, verdict: Verdict, standing: TaskStatus | None
+) -> None:
+    """Storage has answered a write. A repeated write that had succeeded counts as OK."""
+    task = write.task
+    assert task.write is write, f"{task!r}: an answer to another write"
+    task.write = None
+    if verdict is Verdict.STALE and standing is not None and _same(standing, write.status):
+        verdict = Verdict.OK
+    if verdict is not Verdict.OK:
+        _disown(state, task, write, verdict)
+        return
+    task.stored = (write.status.state, write.status.attempt)
+    for effect in write.effects:
+        _perform(state, task, effect)
+    if write.status.state in ENDED_STATES:
+        state.ended_count += 1
+        state.forget(task)
+
+
+def _same(standing: TaskStatus, ours: TaskStatus) -> bool:
+    return (standing.state, standing.attempt, standing.agent, standing.incarnation) == (
+        ours.state,
+        ours.attempt,
+        ours.agent,
+        ours.incarnation,
+    )
+
+
+def _disown(state: ClusterState, task: OpenTask, write: Write, verdict: Verdict) -> None:
+    """What was believed of the task is wrong: forget it, and look it up again."""
+    for effect in (*write.effects, *task.effects):
+        if effect.kind is EffectKind.ACK:
+            state.commands.pushes[effect.agent].acks.append((effect.ref, False))
+    if task.status.state in HELD_STATES and task.stored is not None:
+        state.commands.pushes[task.status.agent].drop.append(task.ref())
+    state.forget(task)
+    if verdict is Verdict.STALE:
+        state.commands.reload.append((task.spec.tenant, task.id))
+
+
+def _perform(state: ClusterState, task: OpenTask, effect: Effect) -> None:
+    push = state.commands.pushes[effect.agent]
+    if effect.kind is EffectKind.ACK:
+        push.acks.append((effect.ref, True))
+        return
+    # The decision may have been overtaken while it was being written.
+    current = task.status.attempt == effect.ref.attempt and task.status.state in HELD_STATES
+    if not current:
+        return
+    if effect.kind is EffectKind.ASSIGN:
+        push.assign.append(task)
+    else:
+        push.cancel.append((effect.ref, task.status.wish))

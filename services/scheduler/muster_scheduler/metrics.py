@@ -1,0 +1,33 @@
+"""What the scheduler counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SUBMITTED = Counter("muster_tasks_submitted", "Tasks accepted by the leader.")
+PLACED = Counter("muster_tasks_placed", "Placements made.")
+ENDED = Counter("muster_tasks_ended", "Tasks whose end was recorded, by final state.", ("state",))
+STALE_OUTCOMES = Counter("muster_outcomes_fenced", "Outcomes refused because they were stale.")
+REQUEUED = Counter(
+    "muster_tasks_requeued", "Attempts given back to the queue, by cause.", ("cause",)
+)
+QUEUED = Gauge("muster_tasks_queued", "Tasks that wait for a place.")
+ASSIGNED = Gauge("muster_tasks_assigned", "Attempts sent to agents and not begun.")
+RUNNING = Gauge("muster_tasks_running", "Attempts that run.")
+AGENTS = Gauge("muster_agents", "Agents by state.", ("state",))
+LEADER = Gauge("muster_scheduler_leader", "1 while this process leads.")
+TERM = Gauge("muster_scheduler_term", "The term of this leader, 0 without the lead.")
+PLACE_SECONDS = Histogram(
+    "muster_placement_duration_seconds",
+    "Time of one round of placement.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5),
+)
+COMMIT_SECONDS = Histogram(
+    "muster_commit_duration_seconds",
+    "Time of one batch of writes to storage.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
+)
+COMMIT_ITEMS = Histogram(
+    "muster_commit_items", "Writes in one batch.", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500)
+)
+EVENTS_DROPPED = Counter("muster_events_dropped", "Progress events dropped for want of room.")

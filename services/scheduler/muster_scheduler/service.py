@@ -1,0 +1,241 @@
+"""The scheduler's RPCs: the leader answers, a standby names the leader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from muster.api.v1 import agent_pb2, scheduler_pb2, scheduler_pb2_grpc
+from muster.domain.agent_lifecycle import AgentWish
+from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, Unavailable
+from muster.domain.ids import TaskId, parse_agent_id
+from muster.domain.task import MAX_BATCH_TASKS
+from muster.domain.task_lifecycle import ENDED_STATES
+from muster.rpc import conversion
+from muster_scheduler.core import agents, tasks
+from muster_scheduler.core.explain import explain
+from muster_scheduler.core.records import AgentEntry
+from muster_scheduler.intake import open_session, take_message
+from muster_scheduler.leader import Leader
+from muster_scheduler.sessions import Session as OpenSession
+
+_LOG = structlog.get_logger("muster.scheduler")
+
+# A peer that opens a session says hello at once.
+HELLO_TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 2.0
+_WISHES = {
+    scheduler_pb2.AGENT_ACTION_CORDON: AgentWish.CORDON,
+    scheduler_pb2.AGENT_ACTION_UNCORDON: AgentWish.NONE,
+    scheduler_pb2.AGENT_ACTION_DRAIN: AgentWish.DRAIN,
+}
+
+
+class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """`leader` is set while this process leads; `leader_address` is who leads as far as known."""
+
+    def __init__(self, version: str) -> None:
+        self.leader: Leader | None = None
+        self.leader_address = ""
+        self._version = version
+
+    async def _leading(self) -> Leader:
+        leader = self.leader
+        if leader is None:
+            raise NotLeader(self.leader_address)
+        if not leader.ready.is_set():
+            try:
+                async with asyncio.timeout(READY_TIMEOUT_S):
+                    await leader.ready.wait()
+            except TimeoutError:
+                raise Unavailable("the leader", "it is still loading open tasks") from None
+        return leader
+
+    async def Submit(
+        self, request: scheduler_pb2.SubmitRequest, context: Any
+    ) -> scheduler_pb2.SubmitResponse:
+        if len(request.tasks) > MAX_BATCH_TASKS:
+            raise InvalidInput("tasks", len(request.tasks), f"at most {MAX_BATCH_TASKS} in a batch")
+        leader = await self._leading()
+        states = await leader.submit(request.tasks)
+        return scheduler_pb2.SubmitResponse(
+            states=[conversion.TASK_STATE_TO_PROTO[s] for s in states]
+        )
+
+    async def Cancel(
+        self, request: scheduler_pb2.CancelRequest, context: Any
+    ) -> scheduler_pb2.CancelResponse:
+        leader = await self._leading()
+        now = leader.now()
+        results = []
+        for ident in request.ids:
+            task = leader.state.tasks.get(TaskId(ident))
+            if task is None or task.spec.tenant != request.tenant:
+                results.append(scheduler_pb2.CancelResult(code=scheduler_pb2.CANCEL_CODE_NOT_FOUND))
+                continue
+            code = scheduler_pb2.CANCEL_CODE_ACCEPTED
+            if task.status.state in ENDED_STATES:
+                code = scheduler_pb2.CANCEL_CODE_ENDED
+            state = tasks.cancel(leader.state, task, now)
+            results.append(
+                scheduler_pb2.CancelResult(code=code, state=conversion.TASK_STATE_TO_PROTO[state])
+            )
+        leader.wake()
+        # Accepted means durable: the answer waits for the writes that carry the wishes.
+        await leader.settled([TaskId(i) for i in request.ids])
+        return scheduler_pb2.CancelResponse(results=results)
+
+    async def ListAgentViews(
+        self, request: scheduler_pb2.ListAgentViewsRequest, context: Any
+    ) -> scheduler_pb2.ListAgentViewsResponse:
+        leader = await self._leading()
+        return scheduler_pb2.ListAgentViewsResponse(
+            agents=[_view(leader, a) for a in leader.state.agents.values()]
+        )
+
+    async def ActOnAgent(
+        self, request: scheduler_pb2.ActOnAgentRequest, context: Any
+    ) -> scheduler_pb2.ActOnAgentResponse:
+        leader = await self._leading()
+        ident = parse_agent_id(request.agent)
+        agent = leader.state.agents.get(ident)
+        if agent is None:
+            raise NotFound("agent", ident)
+        if request.action == scheduler_pb2.AGENT_ACTION_RESTART:
+            why = f"restart on request of {request.who or 'an operator'}"
+            if not agents.restart(leader.state, ident, why, leader.now()):
+                raise Conflict(f"agent {ident} has no supervisor connected that could restart it")
+            leader.wake()
+        elif request.action in _WISHES:
+            await leader.set_wish(ident, _WISHES[request.action], request.who)
+        else:
+            raise InvalidInput("action", request.action, "cordon, uncordon, drain or restart")
+        return scheduler_pb2.ActOnAgentResponse(agent=_view(leader, agent))
+
+    async def Explain(
+        self, request: scheduler_pb2.ExplainRequest, context: Any
+    ) -> scheduler_pb2.ExplainResponse:
+        leader = await self._leading()
+        task = leader.state.tasks.get(TaskId(request.id))
+        if task is None or task.spec.tenant != request.tenant:
+            return scheduler_pb2.ExplainResponse(found=False)
+        found = explain(leader.state, task, leader.now())
+        return scheduler_pb2.ExplainResponse(
+            found=True,
+            state=conversion.TASK_STATE_TO_PROTO[found.state],
+            summary=found.summary,
+            queue_position=found.queue_position,
+            queue_length=found.queue_length,
+            excluded=dict(found.excluded),
+            agents=found.agents,
+            smallest_change=found.smallest_change,
+        )
+
+    async def GetClusterStatus(
+        self, request: scheduler_pb2.GetClusterStatusRequest, context: Any
+    ) -> scheduler_pb2.GetClusterStatusResponse:
+        leader = await self._leading()
+        state = leader.state
+        view = state.table.view()
+        by_state: dict[str, int] = {}
+        for agent in state.agents.values():
+            by_state[agent.state.value] = by_state.get(agent.state.value, 0) + 1
+        capacity = view.capacity.sum(axis=0).tolist()
+        used = view.used.sum(axis=0).tolist()
+        return scheduler_pb2.GetClusterStatusResponse(
+            leader=leader.address,
+            term=leader.term,
+            clock_ms=leader.now().clock_ms,
+            agents_by_state=by_state,
+            capacity=dict(zip(view.names, capacity, strict=True)),
+            used=dict(zip(view.names, used, strict=True)),
+            tasks_per_s=leader.tasks_per_s,
+            version=self._version,
+            strategy=state.policy.strategy,
+            **state.counts(),
+        )
+
+    async def Session(
+        self, request_iterator: AsyncIterator[scheduler_pb2.SessionRequest], context: Any
+    ) -> AsyncIterator[scheduler_pb2.SessionResponse]:
+        leader = await self._leading()
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                first = await anext(aiter(request_iterator))
+        except (TimeoutError, StopAsyncIteration):
+            raise InvalidInput("session", "", "it begins with a hello") from None
+        session = open_session(leader, first)
+        reader = asyncio.create_task(
+            self._read(leader, session, request_iterator), name=f"session {session.agent}"
+        )
+        try:
+            while (message := await session.next(leader.term)) is not None:
+                yield message
+            if reader.done():
+                reader.result()
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            _close(leader, session)
+
+    async def _read(
+        self,
+        leader: Leader,
+        session: OpenSession,
+        requests: AsyncIterator[scheduler_pb2.SessionRequest],
+    ) -> None:
+        try:
+            async for message in requests:
+                if message.term > leader.term:
+                    raise NotLeader(self.leader_address)
+                take_message(leader, session, message)
+        finally:
+            session.close()
+
+
+def _close(leader: Leader, session: OpenSession) -> None:
+    """The newest session of an agent counts; an older one that ends changes nothing."""
+    if session.supervisor:
+        if leader.supervisors.get(session.agent) is session:
+            del leader.supervisors[session.agent]
+            agent = leader.state.agents.get(session.agent)
+            if agent is not None:
+                agent.supervised = False
+        return
+    if leader.sessions.get(session.agent) is session:
+        del leader.sessions[session.agent]
+        agents.disconnected(leader.state, session.agent, session.incarnation, leader.now())
+        leader.wake()
+
+
+def _view(leader: Leader, agent: AgentEntry) -> agent_pb2.AgentView:
+    table = leader.state.table
+    used: dict[str, int] = {}
+    if agent.id in table:
+        view = table.view()
+        row = table.row_of(agent.id)
+        used = {n: int(v) for n, v in zip(view.names, view.used[row], strict=True) if v}
+    running = sum(1 for t in agent.tasks.values() if t.started)
+    record = agent_pb2.AgentRecord(spec=agent_pb2.AgentSpec(id=agent.id))
+    if agent.record is not None:
+        record = conversion.agent_record_to_proto(agent.record)
+    record.incarnation = agent.incarnation
+    return agent_pb2.AgentView(
+        record=record,
+        state=conversion.AGENT_STATE_TO_PROTO[agent.state],
+        wish=conversion.AGENT_WISH_TO_PROTO[agent.wish],
+        used=used,
+        assigned_tasks=len(agent.tasks) - running,
+        running_tasks=running,
+        health=agent.health,
+        phi=agent.phi,
+        evidence=[
+            agent_pb2.AgentEvidence(
+                at_ms=e.at_ms, state=conversion.AGENT_STATE_TO_PROTO[e.state], why=e.why
+            )
+            for e in agent.evidence
+        ],
+    )

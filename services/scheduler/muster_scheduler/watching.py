@@ -1,0 +1,109 @@
+"""What the leader follows of others: agents at the registry, suspicions at the monitors."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from muster.api.v1 import monitor_pb2, monitor_pb2_grpc, registry_pb2, registry_pb2_grpc
+from muster.domain.errors import InvalidInput, MusterError
+from muster.domain.ids import AgentId
+from muster.rpc import conversion
+from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.status import rpc_errors
+from muster_scheduler.core import agents
+from muster_scheduler.leader import Leader
+
+_LOG = structlog.get_logger("muster.scheduler")
+
+
+async def follow_registry(leader: Leader, registry: ServiceChannel) -> None:
+    """Lists and watches agents until cancelled. While the registry is away, what it showed last
+    stands: its silence says nothing about agents."""
+    failures = 0
+    while True:
+        call = registry.stream(
+            registry_pb2_grpc.RegistryServiceStub,
+            "WatchAgents",
+            registry_pb2.WatchAgentsRequest(),
+        )
+        try:
+            with rpc_errors("registry"):
+                async for message in call:
+                    failures = 0
+                    _take(leader, message)
+        except MusterError as error:
+            if failures == 0:
+                _LOG.warning("the registry does not answer", reason=str(error))
+        finally:
+            call.cancel()
+        failures += 1
+        registry.rotate()
+        await asyncio.sleep(full_jitter(failures))
+
+
+def _take(leader: Leader, message: registry_pb2.WatchAgentsResponse) -> None:
+    now = leader.now()
+    records = []
+    for shown in message.agents:
+        try:
+            records.append(conversion.agent_record_from_proto(shown))
+        except InvalidInput as error:
+            _LOG.error("a registered agent is not understood", agent=shown.spec.id, why=str(error))
+    if message.snapshot:
+        agents.registry_snapshot(leader.state, records, now)
+    else:
+        for record in records:
+            agents.registered(leader.state, record, now)
+        for ident in message.removed:
+            agents.unregistered(leader.state, AgentId(ident), now)
+    leader.wake()
+
+
+async def follow_monitor(leader: Leader, monitor: ServiceChannel) -> None:
+    """Follows one monitor's suspicions until cancelled; they end when the monitor is gone."""
+    failures = 0
+    suspected: set[AgentId] = set()
+    while True:
+        call = monitor.stream(
+            monitor_pb2_grpc.MonitorServiceStub,
+            "WatchFailures",
+            monitor_pb2.WatchFailuresRequest(),
+        )
+        try:
+            with rpc_errors("monitor"):
+                async for message in call:
+                    failures = 0
+                    _suspect(leader, message, suspected)
+        except MusterError as error:
+            if failures == 0:
+                _LOG.warning("a monitor does not answer", reason=str(error))
+        finally:
+            call.cancel()
+        now = leader.now()
+        for ident in suspected:
+            agents.suspicion(leader.state, ident, 0, False, 0.0, now)
+        suspected.clear()
+        leader.wake()
+        failures += 1
+        await asyncio.sleep(full_jitter(failures))
+
+
+def _suspect(
+    leader: Leader, message: monitor_pb2.WatchFailuresResponse, suspected: set[AgentId]
+) -> None:
+    now = leader.now()
+    if message.snapshot:
+        kept = {AgentId(s.agent) for s in message.suspicions if s.suspected}
+        for ident in suspected - kept:
+            agents.suspicion(leader.state, ident, 0, False, 0.0, now)
+        suspected &= kept
+    for item in message.suspicions:
+        ident = AgentId(item.agent)
+        agents.suspicion(leader.state, ident, item.incarnation, item.suspected, item.phi, now)
+        if item.suspected:
+            suspected.add(ident)
+        else:
+            suspected.discard(ident)
+    leader.wake()

@@ -40,17 +40,25 @@ _DIE_WITH_PARENT = (
 )
 
 
+# Bound, never listening: they keep ports from other test processes while a server is down, and
+# let servers in, which all set SO_REUSEADDR.
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """A TCP port of 127.0.0.1 that no other caller gets while this process lives."""
     while True:
         port = _random.randrange(*_PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        reservation = socket.socket()
+        try:
+            reservation.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+            continue
+        # Only now, so that two reservations exclude each other.
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _reserved.append(reservation)
+        return port
 
 
 class StartError(Exception):
@@ -126,8 +134,12 @@ class RealServer:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
+        """SIGSTOP: it keeps its connections and answers nothing from now on."""
         self._signal(signal.SIGSTOP)
+        give_up = time.monotonic() + STOP_TIMEOUT_S
+        while not self._stopped():
+            assert time.monotonic() < give_up, f"{self.name} does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -158,6 +170,14 @@ class RealServer:
                 self.kill()
                 raise StartError(f"{self.name} did not start; its log ends with:\n{tail}")
             time.sleep(0.02)
+
+    def _stopped(self) -> bool:
+        # Its threads stop one by one, some after the signal was sent.
+        states = [
+            stat.read_text().rpartition(")")[2].split()[0]
+            for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")
+        ]
+        return all(state == "T" for state in states)
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         trampoline = (sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid()))

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import TypedDict
 
 import numpy as np
-from muster.skill import skill
 from sklearn.svm import SVC
 
 from examples.smart_manufacturing.images import PIXEL_MAX, SIDE, load_parts
+from muster.skill import InputRejected, skill
 
 
-class Reading(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Reading:
     """What the station reports. `margin` is how far the best digit leads the next, in votes."""
 
     digit: int
@@ -34,12 +35,13 @@ def inspect_digit(image: list[list[float]]) -> Reading:
     """Reads one image: 8 rows of 8 grey values, 0 (paper) to 16 (ink)."""
     pixels = np.asarray(image, dtype=np.float64)
     if pixels.shape != (SIDE, SIDE):
-        raise ValueError(f"image: {pixels.shape} is not accepted; {SIDE} rows of {SIDE} values")
-    if not (np.isfinite(pixels).all() and (pixels >= 0).all() and (pixels <= PIXEL_MAX).all()):
-        raise ValueError(f"image: every value lies between 0 and {PIXEL_MAX}")
+        raise InputRejected("image", pixels.shape, f"{SIDE} rows of {SIDE} values")
+    # Written so that NaN, which compares as false, is refused too.
+    if not ((pixels >= 0) & (pixels <= PIXEL_MAX)).all():
+        raise InputRejected("image", image, f"every value lies between 0 and {PIXEL_MAX}")
     votes = classifier().decision_function(pixels.reshape(1, -1))[0]
     best = int(np.argmax(votes))
-    return {"digit": best, "margin": float(votes[best] - np.delete(votes, best).max())}
+    return Reading(best, margin=float(votes[best] - np.delete(votes, best).max()))
 
 
 # Runners are forked from a process that has imported this module: trained once, shared by all.

@@ -1,0 +1,252 @@
+"""One reader of the event log for the whole process, fanned out to every Tail.
+
+A subscriber reads the log from its position until it has caught up, then lives on what the one
+reader hands out. When it is too slow for its bounded queue, it goes back to reading the log, so it
+misses nothing that the log still holds; what was trimmed meanwhile it is told of as a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from muster.domain.errors import Overloaded, Unavailable
+from muster_storage.metrics import EVENTS, TAIL_GAPS, TAIL_LAGGED, TAIL_SUBSCRIBERS
+from muster_storage.records import LogEntry
+from muster_storage.task_store import EventLog
+from muster_storage.wire import framed_event
+
+# Of events in one read of the log.
+READ_EVENTS = 500
+# Of one message to a subscriber; gRPC's bound is 16 MiB.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+# Of what a subscriber has not taken yet: about 40,000 events, three seconds of a busy cluster.
+MAX_QUEUE_BYTES = 8 * 1024 * 1024
+MAX_SUBSCRIBERS = 1_000
+# A subscriber that wants few events still learns its position after this many, to resume from.
+POSITION_EVERY = 1_000
+WAIT_S = 1.0
+# Longest time that a new subscriber waits for the reader's first answer from the log.
+START_TIMEOUT_S = 3.0
+_RETRY_PAUSE_S = 0.1
+
+# Number, what filters look at, the event as field 1 of a TailResponse.
+Frame: TypeAlias = tuple[int, bytes, bytes]
+
+
+class TailBatch(NamedTuple):
+    """`frames` is a serialized repeated field of events, `last` the position after them.
+
+    `gap`: events before these had been trimmed before they were read.
+    """
+
+    frames: bytes
+    last: int
+    gap: bool
+
+
+class EventFilter:
+    """Which events a subscriber wants, by their heads; events of no tenant belong to all."""
+
+    def __init__(
+        self, kinds: frozenset[int] = frozenset(), tenant: str = "", *, only_term_zero: bool = False
+    ) -> None:
+        self._kinds = kinds
+        self._tenant = tenant
+        self._only_term_zero = only_term_zero
+        # There are few distinct heads: kinds × 2 × tenants.
+        self._known: dict[bytes, bool] = {}
+
+    def __call__(self, head: bytes) -> bool:
+        known = self._known.get(head)
+        if known is None:
+            kind, by_scheduler, tenant = head.decode().split(":", 2)
+            known = self._known[head] = (
+                (not self._kinds or int(kind) in self._kinds)
+                and (not self._tenant or tenant in ("", self._tenant))
+                and (not self._only_term_zero or by_scheduler == "0")
+            )
+        return known
+
+
+class _Subscriber:
+    """Batches that the reader has handed out after `start` and the subscriber has not taken."""
+
+    __slots__ = ("lagged", "queue", "queued_bytes", "start", "wake")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.queue: deque[list[Frame]] = deque()
+        self.queued_bytes = 0
+        # Nothing more comes; the subscriber starts again from the log.
+        self.lagged = False
+        self.wake = asyncio.Event()
+
+    def give(self, frames: list[Frame], size: int) -> None:
+        if self.queued_bytes + size > MAX_QUEUE_BYTES and self.queue:
+            self.cut_off()
+            return
+        self.queue.append(frames)
+        self.queued_bytes += size
+        self.wake.set()
+
+    def cut_off(self) -> None:
+        self.queue.clear()
+        self.lagged = True
+        self.wake.set()
+
+    async def take(self) -> list[Frame]:
+        """The next batch, as soon as there is one; empty when it was cut off."""
+        while not self.queue and not self.lagged:
+            self.wake.clear()
+            await self.wake.wait()
+        if self.lagged:
+            return []
+        frames = self.queue.popleft()
+        self.queued_bytes -= sum([len(frame[2]) for frame in frames])
+        return frames
+
+
+class EventFeed:
+    """`run` reads the log; every `tail` is one subscriber."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._position = 0
+        # How often the log came back shorter than it had been.
+        self._losses = 0
+        self._started = asyncio.Event()
+        self._subscribers: set[_Subscriber] = set()
+
+    async def run(self) -> None:
+        """Follows the log until it is cancelled; goes on where it was when the log comes back."""
+        while True:
+            try:
+                await self._follow()
+            except Unavailable:
+                await asyncio.sleep(random.uniform(0.0, _RETRY_PAUSE_S))  # noqa: S311  jitter
+
+    async def tail(
+        self, after: int | None, wanted: Callable[[bytes], bool]
+    ) -> AsyncGenerator[TailBatch, None]:
+        """Events after number `after` (None = from now on, 0 = from the oldest kept), for ever.
+
+        The first batch comes at once and holds no event: it names the position that nothing is
+        missed after. Raises Unavailable when the log does not answer while it is read for this
+        subscriber, Overloaded when there are too many subscribers.
+        """
+        last = await self._log.last()
+        position = last if after is None else min(after, last)
+        # A number from the future: the log has lost its end, and what stood there is unknown.
+        yield self._gap(position) if after is not None and after > last else _nothing(position)
+        told = position
+        # What was trimmed before the oldest kept event is no gap to who asked for that one.
+        may_skip = after == 0
+        losses = self._losses
+        while True:
+            subscriber = await self._join()
+            try:
+                while True:
+                    if position < subscriber.start:
+                        frames = _frames(await self._log.after(position, READ_EVENTS))
+                        # With none left, all up to where the reader is has been trimmed.
+                        first = frames[0][0] if frames else subscriber.start + 1
+                    else:
+                        frames = await subscriber.take()
+                        if not frames:
+                            break
+                        first = frames[0][0]
+                    if first > position + 1:
+                        told = position = first - 1
+                        if not may_skip:
+                            yield self._gap(position)
+                    may_skip = False
+                    for batch in _batches(frames, position, wanted):
+                        if batch.frames or batch.last - told >= POSITION_EVERY:
+                            told = batch.last
+                            yield batch
+                        position = batch.last
+            finally:
+                self._leave(subscriber)
+            if losses != self._losses:
+                losses = self._losses
+                told = position = min(position, self._position)
+                yield self._gap(position)
+
+    async def _follow(self) -> None:
+        last = await self._log.last()
+        if not self._started.is_set():
+            self._position = last
+            self._started.set()
+        elif last < self._position:
+            # The log came back without its end: what the numbers after it meant is gone.
+            self._position = last
+            self._losses += 1
+            for subscriber in self._subscribers:
+                subscriber.cut_off()
+        while True:
+            entries = await self._log.wait_after(self._position, READ_EVENTS, WAIT_S)
+            if not entries:
+                continue
+            EVENTS.inc(len(entries))
+            self._position = entries[-1].seq
+            if not self._subscribers:
+                continue
+            frames = _frames(entries)
+            size = sum([len(frame[2]) for frame in frames])
+            for subscriber in self._subscribers:
+                subscriber.give(frames, size)
+                if subscriber.lagged:
+                    TAIL_LAGGED.inc()
+
+    async def _join(self) -> _Subscriber:
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._started.wait()
+        except TimeoutError:
+            raise Unavailable("redis", "its events were not reached yet") from None
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise Overloaded(f"storage: there are {MAX_SUBSCRIBERS} Tail streams already")
+        subscriber = _Subscriber(self._position)
+        self._subscribers.add(subscriber)
+        TAIL_SUBSCRIBERS.set(len(self._subscribers))
+        return subscriber
+
+    def _leave(self, subscriber: _Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        TAIL_SUBSCRIBERS.set(len(self._subscribers))
+
+    def _gap(self, position: int) -> TailBatch:
+        TAIL_GAPS.inc()
+        return TailBatch(b"", position, gap=True)
+
+
+def _nothing(position: int) -> TailBatch:
+    return TailBatch(b"", position, gap=False)
+
+
+def _frames(entries: Sequence[LogEntry]) -> list[Frame]:
+    return [(entry.seq, entry.head, framed_event(entry)) for entry in entries]
+
+
+def _batches(
+    frames: list[Frame], position: int, wanted: Callable[[bytes], bool]
+) -> Iterator[TailBatch]:
+    """What is wanted of the frames after `position`, in messages of bounded size."""
+    chosen: list[bytes] = []
+    size = 0
+    last = position
+    for seq, head, frame in frames:
+        if seq <= position:
+            continue
+        if wanted(head):
+            if size + len(frame) > MAX_BATCH_BYTES and chosen:
+                yield TailBatch(b"".join(chosen), last, gap=False)
+                chosen, size = [], 0
+            chosen.append(frame)
+            size += len(frame)
+        last = seq
+    yield TailBatch(b"".join(chosen), last, gap=False)

@@ -1,0 +1,232 @@
+"""Requests about tasks and events, checked and taken apart into what a store takes.
+
+Only what a store compares, indexes or builds key names from is checked here; a specification's
+own limits are the gateway's to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from muster.api.v1 import storage_pb2 as pb
+from muster.api.v1 import task_pb2
+from muster.domain.errors import InvalidInput, TooLarge
+from muster.domain.ids import parse_agent_id, parse_skill_name, parse_task_id, parse_tenant_id
+from muster.domain.task import MAX_BATCH_TASKS, MAX_LABEL_CHARS, MAX_LABELS
+from muster_storage.records import (
+    ASSIGNED,
+    FIRST_ENDED,
+    LAST_STATE,
+    PENDING,
+    Change,
+    Creation,
+    Notice,
+    event_head,
+)
+
+# The newest version of stored records that this code writes; N-1 is read too.
+NEWEST_VERSION = task_pb2.SCHEMA_VERSION_1
+# Of one event: the log keeps its newest 200,000 in memory.
+MAX_PARTIAL_BYTES = 64 * 1024
+MAX_NOTE_CHARS = 1024
+MAX_EVENTS = 10_000
+_PUBLISHED = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_AGENT_CHANGED)
+
+
+class _Names:
+    """Checks names of one call, each distinct one once."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[Callable[[str], str], str]] = set()
+
+    def check(self, parse: Callable[[str], str], name: str) -> None:
+        key = (parse, name)
+        if key not in self._known:
+            parse(name)
+            self._known.add(key)
+
+
+def creations(request: pb.CreateRequest, now_ms: int) -> list[Creation]:
+    """New tasks; raises InvalidInput naming the field."""
+    term = request.term
+    _at_most("tasks", len(request.tasks), MAX_BATCH_TASKS)
+    names = _Names()
+    out = []
+    for task in request.tasks:
+        spec, status = task.spec, task.status
+        tenant, ident, skill = spec.tenant, spec.id, spec.skill
+        state, agent, attempt = status.state, status.agent, status.attempt
+        names.check(parse_tenant_id, tenant)
+        parse_task_id(ident)
+        names.check(parse_skill_name, skill)
+        _check_versions(spec.version, status.version)
+        if state == ASSIGNED:
+            if not term:
+                raise InvalidInput("term", term, "only a scheduler's term creates ASSIGNED tasks")
+            names.check(parse_agent_id, agent)
+        elif state != PENDING:
+            raise InvalidInput("status.state", state, "a task is created PENDING or ASSIGNED")
+        elif agent:
+            raise InvalidInput("status.agent", agent, "a PENDING task has no agent")
+        event = pb.Event(
+            kind=pb.EVENT_KIND_TASK_CREATED,
+            tenant=tenant,
+            at_ms=now_ms,
+            task_id=ident,
+            state=state,
+            attempt=attempt,
+            agent=agent,
+            skill=skill,
+            why=status.why,
+            term=term,
+        )
+        out.append(
+            Creation(
+                tenant,
+                ident,
+                skill,
+                state,
+                attempt,
+                agent,
+                spec.SerializeToString(),
+                status.SerializeToString(),
+                0 if status.created_clock_ms else 1,
+                event_head(pb.EVENT_KIND_TASK_CREATED, tenant, term),
+                event.SerializeToString(),
+                labels_of(spec),
+            )
+        )
+    return out
+
+
+def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
+    """Compare-and-sets; raises InvalidInput naming the field."""
+    term = request.term
+    if term <= 0:
+        raise InvalidInput("term", term, "a state is only changed under a scheduler's term")
+    _at_most("transitions", len(request.transitions), MAX_BATCH_TASKS)
+    names = _Names()
+    out = []
+    for item in request.transitions:
+        tenant, ident, status = item.tenant, item.id, item.status
+        state, attempt, agent = status.state, status.attempt, status.agent
+        names.check(parse_tenant_id, tenant)
+        parse_task_id(ident)
+        if agent:
+            names.check(parse_agent_id, agent)
+        _check_change(item.expect_state, item.expect_attempt, state, attempt)
+        _check_versions(0, status.version)
+        outcome, blob = b"", ""
+        if item.HasField("outcome"):
+            outcome, blob = item.outcome.SerializeToString(), item.outcome.output_blob
+            if blob:
+                check_sha256("outcome.output_blob", blob)
+        event = pb.Event(
+            kind=pb.EVENT_KIND_TASK_CHANGED,
+            tenant=tenant,
+            at_ms=now_ms,
+            task_id=ident,
+            state=state,
+            attempt=attempt,
+            agent=agent,
+            skill=item.skill,
+            why=status.why,
+            term=term,
+            incarnation=status.incarnation,
+        )
+        out.append(
+            Change(
+                tenant,
+                ident,
+                item.expect_state,
+                item.expect_attempt,
+                state,
+                attempt,
+                agent,
+                status.SerializeToString(),
+                outcome,
+                blob,
+                event_head(pb.EVENT_KIND_TASK_CHANGED, tenant, term),
+                event.SerializeToString(),
+            )
+        )
+    return out
+
+
+def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]:
+    """The term of all events, 0 = not a scheduler's, and the events; raises InvalidInput."""
+    _at_most("events", len(request.events), MAX_EVENTS)
+    terms = {event.term for event in request.events}
+    if len(terms) > 1:
+        raise InvalidInput("events.term", sorted(terms), "all events of one call have one term")
+    names = _Names()
+    out = []
+    for event in request.events:
+        if event.kind not in _PUBLISHED:
+            raise InvalidInput("events.kind", event.kind, "TASK_PROGRESS or AGENT_CHANGED")
+        if len(event.partial_json) > MAX_PARTIAL_BYTES:
+            raise TooLarge(
+                "events.partial_json", len(event.partial_json), f"at most {MAX_PARTIAL_BYTES} bytes"
+            )
+        if len(event.note) > MAX_NOTE_CHARS:
+            raise TooLarge("events.note", len(event.note), f"at most {MAX_NOTE_CHARS} characters")
+        progress = b""
+        if event.kind == pb.EVENT_KIND_TASK_PROGRESS:
+            names.check(parse_tenant_id, event.tenant)
+            parse_task_id(event.task_id)
+            at_ms = event.at_ms or now_ms
+            # A partial output alone says nothing about progress.
+            if event.fraction or event.note or not event.partial_json:
+                progress = task_pb2.TaskProgress(
+                    fraction=event.fraction, note=event.note, at_ms=at_ms
+                ).SerializeToString()
+        else:
+            names.check(parse_agent_id, event.agent)
+            if event.tenant:
+                names.check(parse_tenant_id, event.tenant)
+        event.id = ""
+        event.at_ms = event.at_ms or now_ms
+        about = event.task_id if event.kind == pb.EVENT_KIND_TASK_PROGRESS else ""
+        head = event_head(event.kind, event.tenant, event.term)
+        body = event.SerializeToString()
+        out.append(Notice(event.tenant, about, event.attempt, progress, head, body))
+    return next(iter(terms), 0), out
+
+
+def labels_of(spec: task_pb2.TaskSpec) -> tuple[str, ...]:
+    """Labels as `key=value`; raises InvalidInput when there are too many or one is too long."""
+    if not spec.labels:
+        return ()
+    if len(spec.labels) > MAX_LABELS:
+        raise TooLarge("spec.labels", len(spec.labels), f"at most {MAX_LABELS} labels")
+    for key, value in spec.labels.items():
+        if len(key) > MAX_LABEL_CHARS or len(value) > MAX_LABEL_CHARS:
+            raise TooLarge("spec.labels", key, f"at most {MAX_LABEL_CHARS} characters")
+    return tuple(sorted(f"{key}={value}" for key, value in spec.labels.items()))
+
+
+def check_sha256(field: str, text: str) -> str:
+    """`text` as the name of a blob; raises InvalidInput."""
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise InvalidInput(field, text, "a SHA-256 is 64 characters of 0-9 a-f")
+    return text
+
+
+def _at_most(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise TooLarge(field, count, f"at most {most} in one call")
+
+
+def _check_versions(*versions: int) -> None:
+    for version in versions:
+        if version > NEWEST_VERSION:
+            raise InvalidInput("version", version, f"at most {NEWEST_VERSION} is known here")
+
+
+def _check_change(expect_state: int, expect_attempt: int, state: int, attempt: int) -> None:
+    if not PENDING <= expect_state < FIRST_ENDED:
+        raise InvalidInput("expect_state", expect_state, "an open state: an ended task is final")
+    if not PENDING <= state <= LAST_STATE:
+        raise InvalidInput("status.state", state, f"{PENDING} to {LAST_STATE}")
+    if attempt < expect_attempt:
+        raise InvalidInput("status.attempt", attempt, f"at least expect_attempt {expect_attempt}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pathlib import Path
 MAX_LOG_BYTES = 8 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
 _MAX_LINE_CHARS = 400
+# How a process introduces its last word; whoever quotes it names the process himself.
+_INTRODUCTION = re.compile(r"muster [a-z-]+: ")
 
 
 def size_of(path: Path) -> int:
@@ -62,5 +65,6 @@ def sentence_of(line: str) -> str:
             record = {}
         said = [str(record[key]) for key in ("event", "msg", "error") if record.get(key)]
         text = ": ".join(said) or text
+    text = _INTRODUCTION.sub("", text, count=1) if text.startswith("muster ") else text
     text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= _MAX_LINE_CHARS else text[: _MAX_LINE_CHARS - 1] + "…"

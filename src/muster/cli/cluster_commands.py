@@ -1,0 +1,61 @@
+"""Commands on the whole cluster: `status`, `events`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from muster.cli.session import Session
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the REST interface's JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the commands."""
+    app.command()(status)
+    app.command()(events)
+
+
+def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Show the cluster: its leader, agents, tasks and load."""
+    session: Session = ctx.obj
+    answer = session.rest.get("/v1/cluster")
+    if as_json:
+        session.print_json(answer)
+        return
+    from muster.cli.show import pairs  # noqa: PLC0415
+
+    capacity, used = answer.get("capacity") or {}, answer.get("used") or {}
+    rate = answer.get("tasks_per_s")
+    pairs(
+        (
+            ("cluster", session.rest.url),
+            ("leader", answer.get("leader") or "none: tasks are accepted and wait"),
+            ("term", answer.get("term")),
+            ("version", answer.get("version")),
+            ("strategy", answer.get("strategy")),
+            ("agents", _counts(answer.get("agents"), "none")),
+            ("tasks", _counts(answer.get("tasks"), "none")),
+            ("ended per s", f"{rate:.1f}" if isinstance(rate, int | float) else None),
+            *((name, f"{used.get(name, 0)} of {amount}") for name, amount in capacity.items()),
+        )
+    )
+
+
+def _counts(by_state: dict[str, Any] | None, empty: str) -> str:
+    if by_state is None:
+        return "unknown"
+    return ", ".join(f"{n} {state}" for state, n in by_state.items() if n) or empty
+
+
+def events(
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what has happened lately; with --follow what happens from now on."""
+    from muster.cli.streams import print_events  # noqa: PLC0415
+
+    session: Session = ctx.obj
+    print_events(session, follow=follow, as_json=as_json)

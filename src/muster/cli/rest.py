@@ -1,0 +1,208 @@
+"""The REST interface as the commands use it: repeats what may be repeated, tells errors plainly."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from muster.cli.failure import EXIT_UNREACHABLE, Failure, Refused
+
+# A gateway that was killed is back within a few seconds; then a person wants an answer.
+RETRY_FOR_S = 8.0
+_FIRST_DELAY_S = 0.1
+_MAX_DELAY_S = 1.0
+_CONNECT_S = 5.0
+# Above the longest long-poll that is asked for here.
+_READ_S = 90.0
+# An event stream sends comments in between; a silent one is dead.
+_STREAM_READ_S = 120.0
+_MAX_REASON_CHARS = 500
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_TRY_AGAIN = frozenset({429, 502, 503, 504})
+_random = random.SystemRandom()
+
+
+class Rest:
+    """One cluster. Every request here may be repeated, or carries what makes it so.
+
+    `gone` is asked when nobody answers: a sentence when it is certain that nobody will.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        gone: Callable[[], str | None] = lambda: None,
+        retry_for_s: float = RETRY_FOR_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url
+        self._gone, self._retry_for_s, self._sleep = gone, retry_for_s, sleep
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                headers={"Authorization": f"Bearer {api_key}", "User-Agent": "muster-cli"},
+                timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S),
+                transport=transport,
+                # A proxy for the outside world must not see the key of a cluster on this machine.
+                trust_env=httpx.URL(url).host not in _LOOPBACK,
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Failure(f"the cluster's URL {url!r} is not accepted: {error}") from error
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON answer to GET. Raises Failure."""
+        return self._answer(self._http.build_request("GET", path, params=params))
+
+    def post(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        key: str = "",
+        repeatable: bool = True,
+    ) -> Any:
+        """The JSON answer to POST; `key` is the Idempotency-Key. Raises Failure.
+
+        Not `repeatable`: it is sent again only when it certainly has not arrived.
+        """
+        headers = {"Idempotency-Key": key} if key else None
+        request = self._http.build_request("POST", path, json=body, params=params, headers=headers)
+        return self._answer(request, repeatable=repeatable)
+
+    def delete(self, path: str) -> Any:
+        """The JSON answer to DELETE, None when it has no body. Raises Failure."""
+        return self._answer(self._http.build_request("DELETE", path))
+
+    def pages(self, path: str, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The items of all pages of a list."""
+        cursor = ""
+        while True:
+            page = self.get(path, {**params, **({"cursor": cursor} if cursor else {})})
+            yield from page["items"]
+            cursor = page.get("next") or ""
+            if not cursor:
+                return
+
+    @contextmanager
+    def lines(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float = _STREAM_READ_S,
+    ) -> Iterator[Iterator[str]]:
+        """An answer that comes line by line.
+
+        Raises Failure; BrokenStream when it breaks off or is silent for `silence_s`.
+        """
+        request = self._http.build_request(
+            method,
+            path,
+            params=params,
+            json=body,
+            headers=headers,
+            timeout=httpx.Timeout(silence_s, connect=_CONNECT_S),
+        )
+        response = self._send(request, stream=True)
+        try:
+            yield _lines_of(response)
+        finally:
+            response.close()
+
+    def _answer(self, request: httpx.Request, *, repeatable: bool = True) -> Any:
+        response = self._send(request, stream=False, repeatable=repeatable)
+        if not response.content:
+            return None
+        try:
+            return json.loads(response.content)
+        except ValueError as error:
+            kind = response.headers.get("content-type", "nothing")
+            raise Failure(f"{self.url} answers {kind}, not JSON; is it a Muster?") from error
+
+    def _send(
+        self, request: httpx.Request, *, stream: bool, repeatable: bool = True
+    ) -> httpx.Response:
+        give_up_s = time.monotonic() + self._retry_for_s
+        tries = 0
+        while True:
+            tries += 1
+            bound_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(tries, 10))
+            delay_s = bound_s * _random.random()
+            try:
+                response = self._http.send(request, stream=stream)
+            except httpx.TransportError as error:
+                failure: Failure = self._unreachable(error)
+                arrived = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if self._gone() is not None or (arrived and not repeatable):
+                    raise failure from error
+            else:
+                if response.status_code < 400:
+                    return response
+                response.read()
+                failure = _refusal(response)
+                if response.status_code not in _TRY_AGAIN:
+                    raise failure
+                delay_s += _retry_after_s(response)
+            if time.monotonic() + delay_s > give_up_s:
+                raise failure
+            self._sleep(delay_s)
+
+    def _unreachable(self, error: httpx.TransportError) -> Failure:
+        gone = self._gone()
+        if gone is not None:
+            return Failure(gone, EXIT_UNREACHABLE)
+        why = str(error) or type(error).__name__
+        return Failure(f"the cluster at {self.url} cannot be reached: {why}", EXIT_UNREACHABLE)
+
+
+class BrokenStream(Failure):
+    """A stream of lines broke off; what had come so far is sound."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the connection to the cluster broke off: {why}", EXIT_UNREACHABLE)
+
+
+def _lines_of(response: httpx.Response) -> Iterator[str]:
+    try:
+        yield from response.iter_lines()
+    except httpx.TransportError as error:
+        raise BrokenStream(str(error) or type(error).__name__) from error
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else 0.0
+
+
+def _refusal(response: httpx.Response) -> Refused:
+    """A problem document (RFC 9457) as one sentence."""
+    status = response.status_code
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if isinstance(problem, dict):
+        said = problem.get("detail") or problem.get("title")
+    else:
+        said = response.text.strip()
+    sentence = str(said or f"the cluster answers {status} {response.reason_phrase}")
+    if status == 500 and isinstance(problem, dict) and problem.get("request_id"):
+        sentence += f" ({problem['request_id']})"
+    return Refused(" ".join(sentence.split())[:_MAX_REASON_CHARS], status)

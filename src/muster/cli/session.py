@@ -1,0 +1,105 @@
+"""What every command shares: the cluster that it speaks to, and how it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muster.cli.failure import EXIT_UNREACHABLE, Failure
+from muster.domain.errors import MusterError
+from muster.local.profile import Profile, profile_path, read_profile
+from muster.local.state import running_pid
+
+if TYPE_CHECKING:
+    import httpx
+
+    from muster.cli.rest import Rest
+
+
+class Session:
+    """One invocation of the command."""
+
+    def __init__(
+        self, environ: Mapping[str, str], transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._environ, self._transport = environ, transport
+        self._rest: Rest | None = None
+
+    @property
+    def rest(self) -> Rest:
+        """The cluster of MUSTER_URL and MUSTER_API_KEY, else of the profile. Raises Failure."""
+        if self._rest is None:
+            # Here and not above: `--help` needs no HTTP.
+            from muster.cli.rest import Rest  # noqa: PLC0415
+
+            target = self._target()
+            self._rest = Rest(
+                target.url,
+                target.api_key,
+                transport=self._transport,
+                gone=lambda: _why_gone(target),
+            )
+        return self._rest
+
+    def close(self) -> None:
+        if self._rest is not None:
+            self._rest.close()
+
+    def _target(self) -> Profile:
+        url, key = self._environ.get("MUSTER_URL"), self._environ.get("MUSTER_API_KEY")
+        if url and key:
+            return Profile(url, key)
+        try:
+            profile = read_profile(self._environ)
+        except MusterError as error:
+            raise Failure(str(error)) from error
+        if profile is None:
+            missing = "MUSTER_API_KEY" if url else "MUSTER_URL" if key else ""
+            raise Failure(
+                f"{missing} is not set"
+                if missing
+                else f"no cluster is known ({profile_path(self._environ)} is missing); start one "
+                "with `muster up`, or set MUSTER_URL and MUSTER_API_KEY",
+                EXIT_UNREACHABLE,
+            )
+        if url and url.rstrip("/") != profile.url.rstrip("/"):
+            raise Failure("MUSTER_API_KEY is not set, and the profile's key is for another URL")
+        return Profile(profile.url, key or profile.api_key, profile.state_dir)
+
+    def print_json(self, value: object) -> None:
+        """One line for a program, indented for a person."""
+        indent = 2 if sys.stdout.isatty() else None
+        print(json.dumps(value, ensure_ascii=False, indent=indent), flush=True)
+
+    def note(self, sentence: str) -> None:
+        """A remark beside the result."""
+        print(f"muster: {sentence}", file=sys.stderr, flush=True)
+
+
+def _why_gone(target: Profile) -> str | None:
+    if not target.state_dir:
+        return None
+    try:
+        runs = running_pid(Path(target.state_dir)) is not None
+    except MusterError:
+        return None
+    if runs:
+        return None
+    return (
+        f"the cluster of {target.state_dir} is not running; "
+        f"`muster up --state-dir {target.state_dir}` starts it again"
+    )
+
+
+def new_key() -> str:
+    """An Idempotency-Key of 128 random bits."""
+    return f"cli-{os.urandom(16).hex()}"
+
+
+def as_list(value: Any) -> list[dict[str, Any]]:
+    """The items of a list answer."""
+    return list(value["items"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from muster.local.options import parse_down
 from muster.local.parts import STOP_TIMEOUT_S
 from muster.local.state import running_pid
 
-_POLL_S = 0.02
 _KILLED_WAIT_S = 5.0
 
 
@@ -46,25 +45,23 @@ def end_cluster(path: Path, timeout_s: float = STOP_TIMEOUT_S) -> str:
     pid = running_pid(path)
     if pid is None:
         return "none"
-    for number, seconds, how in (
-        (signal.SIGTERM, timeout_s, "ended"),
-        (signal.SIGKILL, _KILLED_WAIT_S, "killed"),
-    ):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-        except PermissionError:
-            return "alive"
-        if _gone(path, pid, seconds):
-            return how
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        # It has ended since.
+        return "ended"
+    try:
+        for number, seconds, how in (
+            (signal.SIGTERM, timeout_s, "ended"),
+            (signal.SIGKILL, _KILLED_WAIT_S, "killed"),
+        ):
+            signal.pidfd_send_signal(process, number)
+            if select.select([process], [], [], seconds)[0]:
+                return how
+    except ProcessLookupError:
+        return "ended"
+    except PermissionError:
+        return "alive"
+    finally:
+        os.close(process)
     return "alive"
-
-
-def _gone(path: Path, pid: int, seconds: float) -> bool:
-    give_up_s = time.monotonic() + seconds
-    while running_pid(path) == pid:
-        if time.monotonic() > give_up_s:
-            return False
-        time.sleep(_POLL_S)
-    return True

@@ -102,7 +102,8 @@ def run(
 def _usage_sentence(error: Any) -> str:
     context = getattr(error, "ctx", None)
     hint = f"; see `{context.command_path} --help`" if context is not None else ""
-    return f"{str(error.format_message()).rstrip('.')}{hint}"
+    said = str(error.format_message()).rstrip(".")
+    return said + (hint.replace("; see", " See") if said.endswith("?") else hint)
 
 
 def _fail(sentence: str, code: int) -> int:

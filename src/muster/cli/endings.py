@@ -17,12 +17,12 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "DEAD"})
 _WAIT = "60s"
 
 
-def await_end(rest: Rest, ident: str) -> dict[str, Any]:
-    """The task once it has ended. Waits without limit. Raises Failure."""
+def await_end(rest: Rest, path: str) -> dict[str, Any]:
+    """What lies at `path` (a task, or its result) once it has ended. Waits without limit."""
     while True:
-        task: dict[str, Any] = rest.get(f"/v1/tasks/{ident}", {"wait": _WAIT})
-        if task["state"] in ENDED:
-            return task
+        found: dict[str, Any] = rest.get(path, {"wait": _WAIT})
+        if found["state"] in ENDED:
+            return found
 
 
 def print_ending(session: Session, task: dict[str, Any], *, as_json: bool) -> None:
@@ -30,12 +30,8 @@ def print_ending(session: Session, task: dict[str, Any], *, as_json: bool) -> No
     succeeded = task["state"] == "SUCCEEDED"
     if as_json:
         session.print_json(task)
-    elif succeeded and "result" in task:
-        print(result_text(task["result"]))
     elif succeeded:
-        session.note(
-            f"the result of task {task['id']} is large; `muster result {task['id']}` prints it"
-        )
+        print(result_text(task.get("result")))
     else:
         print(f"muster: task {task['id']} {_how(task)}", file=sys.stderr)
     if not succeeded:

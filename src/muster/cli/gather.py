@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from muster.cli.failure import Failure
 from muster.cli.rest import BrokenStream, Rest
 
 # What one request of the gateway takes.
@@ -14,6 +13,7 @@ _MAX_IDS = 10_000
 _WAIT = "60s"
 # A stream that breaks again and again without one result between is no bad luck any more.
 _MAX_BREAKS = 20
+_PAUSE_S = 0.3
 
 
 def endings(rest: Rest, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -36,6 +36,7 @@ def endings(rest: Rest, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
             breaks = 0 if ended else breaks + 1
             if breaks > _MAX_BREAKS:
                 raise
+            rest.sleep(_PAUSE_S)
         waiting = waiting[len(asked) :] + [ident for ident in asked if ident not in ended]
 
 
@@ -53,5 +54,6 @@ def _ask(rest: Rest, ids: Sequence[str], wait: str) -> Iterator[dict[str, Any]]:
             if "id" in item:
                 if item["id"] in known:
                     yield item
-            elif "open" not in item:
-                raise Failure(str(item.get("detail") or item.get("title") or item))
+            elif "error" in item:
+                # The gateway could not go on; what is open is asked for again.
+                raise BrokenStream(item["error"]["message"])

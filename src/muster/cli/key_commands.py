@@ -38,7 +38,7 @@ def create(
     if as_json:
         session.print_json(answer)
     else:
-        print(answer["api_key"])
+        print(answer["key"])
 
 
 def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:

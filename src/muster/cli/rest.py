@@ -46,7 +46,7 @@ class Rest:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url
-        self._gone, self._retry_for_s, self._sleep = gone, retry_for_s, sleep
+        self._gone, self._retry_for_s, self.sleep = gone, retry_for_s, sleep
         try:
             self._http = httpx.Client(
                 base_url=url,
@@ -162,7 +162,7 @@ class Rest:
                 delay_s += _retry_after_s(response)
             if time.monotonic() + delay_s > give_up_s:
                 raise failure
-            self._sleep(delay_s)
+            self.sleep(delay_s)
 
     def _unreachable(self, error: httpx.TransportError) -> Failure:
         gone = self._gone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
@@ -91,7 +90,7 @@ def watch_task(session: Session, ident: str, *, as_json: bool) -> dict[str, Any]
         return record.get("state") in ENDED
 
     _follow(session.rest, f"/v1/tasks/{ident}/events", {}, show)
-    task: dict[str, Any] = session.rest.get(f"/v1/tasks/{ident}")
+    task: dict[str, Any] = session.rest.get(f"/v1/tasks/{ident}", {"include": "input"})
     return task
 
 
@@ -153,4 +152,4 @@ def _resumed(rest: Rest, path: str, params: dict[str, str]) -> Generator[SentEve
             last_id = ""
         if breaks > _MAX_BREAKS:
             raise Failure(f"the stream breaks off again and again: {why}", EXIT_UNREACHABLE)
-        time.sleep(_PAUSE_S)
+        rest.sleep(_PAUSE_S)

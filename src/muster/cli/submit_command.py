@@ -100,7 +100,9 @@ def _submit_one(
 
     accepted = session.rest.post("/v1/tasks", task, key=key)
     if wait:
-        print_ending(session, await_end(session.rest, accepted["id"]), as_json=as_json)
+        print_ending(
+            session, await_end(session.rest, f"/v1/tasks/{accepted['id']}"), as_json=as_json
+        )
     elif as_json:
         session.print_json(accepted)
     else:
@@ -156,9 +158,14 @@ def _follow(
     failed = 0
     for ending in endings(session.rest, ids):
         ended[ending["id"]] = ending
-        failed += ending["state"] != "SUCCEEDED"
+        failed += not _is_good(ending)
         note = f"{failed} failed" if failed else ""
         progress.update(ending_bar, completed=len(ended), note=note)
+
+
+def _is_good(ending: dict[str, Any]) -> bool:
+    # A result that cannot be read comes as SUCCEEDED with an error.
+    return ending["state"] == "SUCCEEDED" and "error" not in ending
 
 
 def _print_ids(session: Session, ids: Sequence[str], *, as_json: bool) -> None:
@@ -171,14 +178,14 @@ def _print_ids(session: Session, ids: Sequence[str], *, as_json: bool) -> None:
 def _print_endings(session: Session, endings: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     from muster.cli.show import reason  # noqa: PLC0415
 
-    failed = [ending for ending in endings if ending["state"] != "SUCCEEDED"]
+    failed = [ending for ending in endings if not _is_good(ending)]
     if as_json:
         session.print_json({"items": endings})
     else:
-        counts = Counter(ending["state"] for ending in endings)
+        counts = Counter(ending["state"] or "UNKNOWN" for ending in endings)
         print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
         for ending in failed[:_SHOWN_FAILURES]:
-            print(f"{ending['id']} {ending['state']}: {reason(ending)}")
+            print(f"{ending['id']} {ending['state'] or 'UNKNOWN'}: {reason(ending)}")
         if len(failed) > _SHOWN_FAILURES:
             print(f"… and {len(failed) - _SHOWN_FAILURES} more")
     if failed:

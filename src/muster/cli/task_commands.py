@@ -85,9 +85,9 @@ def task(
     if watch:
         from muster.cli.streams import watch_task  # noqa: PLC0415
 
-        found = watch_task(session, ident, as_json=as_json)
+        found = watch_task(session, _segment(ident), as_json=as_json)
     else:
-        found = session.rest.get(f"/v1/tasks/{_segment(ident)}")
+        found = session.rest.get(f"/v1/tasks/{_segment(ident)}", {"include": "input"})
     if as_json:
         session.print_json(found)
     else:
@@ -150,10 +150,8 @@ def result(
     from muster.cli.endings import ENDED, await_end, print_ending  # noqa: PLC0415
 
     session: Session = ctx.obj
-    path = f"/v1/tasks/{_segment(ident)}"
-    if wait:
-        await_end(session.rest, _segment(ident))
-    ending = session.rest.get(f"{path}/result")
+    path = f"/v1/tasks/{_segment(ident)}/result"
+    ending = await_end(session.rest, path) if wait else session.rest.get(path)
     if ending["state"] not in ENDED and not as_json:
         raise Failure(f"task {ident} is {ending['state']}; --wait waits for its end")
     print_ending(session, ending, as_json=as_json)

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from urllib.parse import quote
 
 from muster.local.ports import LOOPBACK, SERVICES
 from muster.local.state import StateDir
 
-# The kernel takes 107 bytes of a socket's path.
-_MAX_SOCKET_PATH_BYTES = 100
 # Of the operator's environment, what is meant for his own commands or names other addresses
 # must not reach the children; etcd refuses to start when ETCD_* meets a flag.
 _WITHHELD_PREFIXES = ("ETCD_", "MUSTER_URL", "MUSTER_API_KEY", "MUSTER_PROFILE", "MUSTER_ADVERTISE")
@@ -87,12 +84,6 @@ class ClusterPlan:
         return tuple(f"agent-{number}" for number in range(1, self.agents + 1))
 
     @property
-    def redis_socket(self) -> Path | None:
-        """None where its path would be too long for a socket."""
-        path = self.state.run_dir / "redis.sock"
-        return path if len(bytes(path)) <= _MAX_SOCKET_PATH_BYTES else None
-
-    @property
     def redis_conf(self) -> Path:
         return self.state.run_dir / "redis.conf"
 
@@ -157,15 +148,11 @@ def _redis(plan: ClusterPlan) -> Part:
 
 def redis_config(plan: ClusterPlan) -> str:
     """Redis' configuration file: every write is on disk before it is answered."""
-    socket = plan.redis_socket
-    listen = (
-        ["port 0", f"unixsocket {_redis_word(socket)}", "unixsocketperm 700"]
-        if socket
-        else [f"bind {LOOPBACK}", f"port {plan.ports['redis']}", "protected-mode yes"]
-    )
     return "\n".join(
         [
-            *listen,
+            f"bind {LOOPBACK}",
+            f"port {plan.ports['redis']}",
+            "protected-mode yes",
             f"requirepass {plan.redis_password}",
             f"dir {_redis_word(plan.state.path / 'redis')}",
             "daemonize no",
@@ -190,8 +177,6 @@ def _redis_word(path: Path) -> str:
 
 def redis_url(plan: ClusterPlan) -> str:
     """Where storage finds Redis, password included."""
-    if socket := plan.redis_socket:
-        return f"unix://:{plan.redis_password}@{quote(str(socket))}?db=0"
     return f"redis://:{plan.redis_password}@{_at(plan, 'redis')}/0"
 
 

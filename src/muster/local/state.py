@@ -4,7 +4,7 @@
       lock                  held (flock) while a cluster runs; holds the parent's pid
       cluster.json          layout version, ports, secrets (0600)
       admin.key             the administrator's API key (0600)
-      run/                  Redis' configuration and socket
+      run/                  Redis' configuration
       etcd/ redis/ blobs/   data
       services/<name>/      each service's folder
       agents/<id>/          each agent's folder

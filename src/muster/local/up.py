@@ -19,7 +19,7 @@ from muster.domain.errors import Conflict, MusterError
 from muster.local.binaries import find_etcd, find_redis
 from muster.local.options import UpOptions, parse_up
 from muster.local.parts import ClusterPlan, redis_config
-from muster.local.ports import PORTS, choose_ports, is_free
+from muster.local.ports import LOOPBACK, PORTS, choose_ports, is_free
 from muster.local.profile import Profile, write_profile
 from muster.local.state import (
     ClusterLock,
@@ -128,18 +128,21 @@ def _await_predecessor(plan: ClusterPlan) -> None:
     """After a kill -9 its children may be dying still; two Redis on one file would damage it."""
     give_up_s = time.monotonic() + _PREDECESSOR_S
     while time.monotonic() < give_up_s:
-        if not _answers(plan.redis_socket) and all(is_free(port) for port in plan.ports.values()):
+        if all(is_free(port) for port in plan.ports.values()):
             return
         time.sleep(0.02)
-    if _answers(plan.redis_socket):
-        raise Conflict(f"the Redis of an earlier run still answers on {plan.redis_socket}; end it")
+    port = plan.ports.get("redis")
+    if port is not None and _takes_password(port, plan.redis_password):
+        raise Conflict(f"the Redis of an earlier run still answers on port {port}; end it first")
 
 
-def _answers(socket_path: Path | None) -> bool:
-    if socket_path is None:
+def _takes_password(port: int, password: str) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0) as link:
+            link.sendall(f"AUTH {password}\r\n".encode())
+            return link.recv(16).startswith(b"+OK")
+    except OSError:
         return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(socket_path)) == 0
 
 
 def _leave_profile(plan: ClusterPlan, api_key: str, environ: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@
 
 Where a log was cut, one line stands for what was left out:
 
-    {"index":17,"at_ms":…,"stream":"log","level":"warning","text":"… 3 lines (120 bytes) left out …",
+    {"index":17,"at_ms":…,"stream":"log","level":"warning","text":"… 3 lines left out …",
      "cut_lines":3,"cut_bytes":120}
 """
 

@@ -104,13 +104,13 @@ class TaskLogs:
         log = self._dirty.get(key)
         return log is None or log.flushed >= position
 
-    def due(self, now_ms: int, limit: int, busy: frozenset[LogKey] = frozenset()) -> list[LogKey]:
+    def due(self, now_ms: int, limit: int) -> list[LogKey]:
         """Logs to store now, longest waiting first: complete ones, and those that grew long ago."""
         out: list[LogKey] = []
         for key, log in self._dirty.items():
             if len(out) >= limit:
                 break
-            if key not in busy and (log.complete or now_ms - log.dirty_since_ms >= FLUSH_EVERY_MS):
+            if log.complete or now_ms - log.dirty_since_ms >= FLUSH_EVERY_MS:
                 out.append(key)
         return out
 

@@ -9,6 +9,7 @@ from statistics import NormalDist, median
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from muster.domain.ids import AgentId
 from muster_monitor.failure_detector import (
     DetectorSettings,

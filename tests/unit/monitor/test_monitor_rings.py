@@ -6,6 +6,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from muster.domain.ids import AgentId
 from muster_monitor.rings import KEPT_S, MAX_METRICS, MetricRings
 

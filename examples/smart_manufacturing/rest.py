@@ -83,6 +83,8 @@ class Rest:
                         del open_ids[line["id"]]
                         give_up = time.monotonic() + GIVE_UP_AFTER_S
                         yield line
+                    elif "error" in line:
+                        raise _TryAgainError(str(line["error"]))
             except (httpx.TransportError, _TryAgainError) as error:
                 self._pause(give_up, error)
             if open_ids and time.monotonic() > give_up:

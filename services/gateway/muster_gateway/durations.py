@@ -35,10 +35,11 @@ def parse_duration_ms(
         Decimal(0),
     )
     # Compared before rounding: 40 digits of days would be a needlessly large integer.
-    if not least_ms <= total <= most_ms:
+    rounded = int(total.to_integral_value(rounding=ROUND_CEILING)) if total <= most_ms else -1
+    if rounded < least_ms:
         limit = f"must be from {format_duration(least_ms)} to {format_duration(most_ms)}"
         raise InvalidInput(field, text, limit)
-    return int(total.to_integral_value(rounding=ROUND_CEILING))
+    return rounded
 
 
 def format_duration(duration_ms: int) -> str:

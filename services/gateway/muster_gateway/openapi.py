@@ -58,6 +58,13 @@ def document(routes: tuple[Route, ...] = ROUTES) -> dict[str, Any]:
         description=_ABOUT,
         routes=router.routes,
     )
+    for route in routes:
+        # Afterwards, because FastAPI leaves out what is null, which examples show on purpose.
+        operation = described["paths"][route.path][route.method.lower()]
+        for answer in route.answers:
+            operation["responses"][str(answer.status)] = _answer(answer)
+        if route.body is not None:
+            operation["requestBody"] = _body(route.body)
     schemes = described.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "bearerFormat": "mst_<id>_<secret>"}
     described["components"].setdefault("schemas", {}).update(_body_schemas(routes))
@@ -77,9 +84,7 @@ def _describe(router: APIRouter, route: Route) -> None:
 
     least = ACCESS[route.method, route.path]
     needs = f"Needs the role {least.text}." if least is not None else "Needs no credential."
-    responses: dict[int | str, dict[str, Any]] = {
-        answer.status: _answer(answer) for answer in route.answers
-    }
+    responses: dict[int | str, dict[str, Any]] = {}
     statuses = {*route.problems, 503} | ({401, 403, 429} if least is not None else set())
     for status in sorted(statuses):
         responses[status] = {
@@ -118,8 +123,6 @@ def _extra(route: Route, *, secured: bool) -> dict[str, Any]:
     parameters += [_parameter(query) for query in route.queries]
     extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
     extra["security"] = [{"key": []}] if secured else []
-    if route.body is not None:
-        extra["requestBody"] = _body(route.body)
     return extra
 
 

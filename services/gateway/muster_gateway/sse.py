@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 
 from muster.api.v1 import storage_pb2
 from muster.domain.errors import MusterError
-from muster_gateway.tail import Subscription, TailFeed, parse_event_id, position
+from muster_gateway.tail import Missed, Subscription, TailFeed, parse_event_id, position
 from muster_gateway.views import encode, event_json, event_name
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -30,6 +30,9 @@ def sse(name: str, data: bytes, ident: str = "") -> bytes:
 def gap(why: str) -> bytes:
     """The last event of a stream that broke off: reconnect with Last-Event-ID."""
     return sse("gap", encode({"why": why}))
+
+
+_MISSED: Final = sse("missed", encode({"why": "storage no longer has all events since then"}))
 
 
 def stream_response(events: AsyncIterator[bytes]) -> StreamingResponse:
@@ -85,9 +88,8 @@ async def _parts(
 ) -> AsyncIterator[storage_pb2.Event | bytes]:
     """Events, and messages that stand between them."""
     if after:
-        async for events in feed.history(after, subscription):
-            for event in events:
-                yield event
+        async for past in feed.history(after, subscription):
+            yield _MISSED if isinstance(past, Missed) else past
     if opening is not None:
         for message in await opening():
             yield message

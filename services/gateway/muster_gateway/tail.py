@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
 from typing import Final
 
@@ -55,6 +55,10 @@ def position(event_id: str) -> tuple[int, int]:
     """An event id as something that can be compared: later is greater."""
     major, _, minor = event_id.partition("-")
     return int(major), int(minor or 0)
+
+
+class Missed:
+    """Stands for events that storage no longer has."""
 
 
 class Subscription:
@@ -155,10 +159,10 @@ class TailFeed:
 
     async def history(
         self, after: str, subscription: Subscription
-    ) -> AsyncIterator[Iterable[storage_pb2.Event]]:
+    ) -> AsyncIterator[storage_pb2.Event | Missed]:
         """What the subscription accepts of the events after `after` and up to its beginning.
 
-        Events that storage no longer has are passed over. Raises Unavailable.
+        Missed stands where storage no longer has some. Raises Unavailable.
         """
         if not subscription.joined_at:
             raise Unavailable("the event stream", "it is not connected yet")
@@ -176,11 +180,13 @@ class TailFeed:
                     return
                 if response is None:
                     raise Unavailable("the event stream", "it ended early")
+                if response.gap:
+                    yield Missed()
+                for event in response.events:
+                    if position(event.id) <= end and subscription.accepts(event):
+                        yield event
                 if response.last_id:
                     reached = position(response.last_id)
-                yield [
-                    e for e in response.events if position(e.id) <= end and subscription.accepts(e)
-                ]
         finally:
             await stream.aclose()
 

@@ -1,8 +1,11 @@
 """What happens to agents: registered, heard, silent, restarted, gone; and their tasks with them.
 
 An agent is DOWN when its session is silent for 10 s and its lease is gone, or it is silent for
-60 s, or its supervisor says that the runtime died, or a newer incarnation of it registers. Less
-than that makes it SUSPECT: it gets no new work, and nothing is taken from it.
+60 s, or its supervisor says that the runtime died. Less than that makes it SUSPECT: it gets no
+new work, and nothing is taken from it. A newer incarnation takes its place at once.
+
+A `stop` task must never run twice at once: whatever its agent's state, it is not given out again
+until 13 s after the agent was last heard, unless a supervisor says that all of it is dead.
 """
 
 from __future__ import annotations
@@ -11,23 +14,26 @@ from collections.abc import Collection, Iterable
 
 from muster.domain.agent import AgentRecord
 from muster.domain.agent_lifecycle import TRANSITIONS, AgentEvent, AgentState, AgentWish
+from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.task import OnDisconnect, Wish
 from muster.domain.task_lifecycle import HELD_STATES
 from muster_scheduler.core import tasks
-from muster_scheduler.core.records import AgentEntry, AttemptRef, Now
+from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
+from muster_scheduler.core.records import AgentEntry, AttemptRef, Evidence, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 
 SILENT_AND_LEASELESS_MS = 10_000
 SILENT_MS = 60_000
 # A session is answered every second; three missed beats are worth a doubt.
 SUSPECT_MS = 3_500
-# A `stop` task is killed by its agent within 12 s of the last answered beat.
-STOP_GIVEN_AWAY_MS = 13_000
 # A supervisor kills and starts a runtime well within this.
 RESTART_MS = 60_000
 # An agent that is gone is shown for this long.
 FORGET_MS = 10 * 60_000
+# Agents are judged every second. A leader that did not for this long was stopped or cut off: what
+# it did not hear meanwhile says nothing about agents.
+JUDGED_LATE_MS = 3_000
 
 _GONE = frozenset({AgentState.DOWN, AgentState.LEFT, AgentState.RESTARTING})
 
@@ -41,16 +47,20 @@ def registered(state: ClusterState, record: AgentRecord, now: Now) -> None:
     agent.record = record
     agent.leased = True
     known = agent.id in state.table
-    state.table.upsert(
-        agent.id,
-        record.spec.capacity,
-        frozenset(s.name for s in record.spec.skills),
-        dict(record.spec.labels),
-        placeable=False,
-        health=agent.health,
-        why_not="not connected",
-    )
-    if not known:
+    try:
+        state.table.upsert(
+            agent.id,
+            record.spec.capacity,
+            frozenset(s.name for s in record.spec.skills),
+            dict(record.spec.labels),
+            placeable=False,
+            health=agent.health,
+            why_not="not connected",
+        )
+    except InvalidInput as error:
+        # More names of resources than a cluster may have: it stays, and gets no work.
+        agent.note(Evidence(now.wall_ms, agent.state, str(error)))
+    if not known and agent.id in state.table:
         # Tasks met before their agent's capacity was known are booked now.
         held, agent.tasks = list(agent.tasks.values()), {}
         for task in held:
@@ -73,6 +83,7 @@ def unregistered(state: ClusterState, ident: AgentId, now: Now) -> None:
 
 def registry_snapshot(state: ClusterState, records: Iterable[AgentRecord], now: Now) -> None:
     """All that the registry shows; others are not registered."""
+    state.registry_seen = True
     shown = {r.spec.id: r for r in records}
     for record in shown.values():
         registered(state, record, now)
@@ -173,9 +184,11 @@ def runtime_died(
     agent = state.agents.get(ident)
     if agent is None or incarnation < agent.incarnation:
         return
+    _meet(state, agent, incarnation, now)
     agent.session = False
     suspects = {(r.task_id, r.attempt) for r in started} if started_known else None
-    _die(state, agent, f"its supervisor says that the runtime died: {why}", suspects, now)
+    why = f"its supervisor says that the runtime died: {why}"
+    _die(state, agent, why, suspects, now, fenced=True)
 
 
 def set_wish(state: ClusterState, ident: AgentId, wish: AgentWish, now: Now) -> None:
@@ -207,21 +220,16 @@ def restart(state: ClusterState, ident: AgentId, why: str, now: Now) -> bool:
 
 
 def judge(state: ClusterState, now: Now) -> None:
-    """Looks at every agent's silence; called about once a second."""
+    """Looks at every agent's silence; called about once a second while it may be judged."""
+    _pardon(state, now)
     for agent in list(state.agents.values()):
         silent_ms = now.boot_ms - agent.heard_boot_ms
-        gone = not agent.leased and silent_ms >= SILENT_AND_LEASELESS_MS
+        leaseless = state.registry_seen and not agent.leased
+        gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
         if agent.state in _GONE:
             if agent.tasks and (gone or silent_ms >= SILENT_MS):
-                _lose_tasks(state, agent, agent.incarnation, "its agent stayed away", set(), now)
-            since_ms = now.boot_ms - agent.since_boot_ms
-            if not agent.leased and since_ms >= FORGET_MS:
-                _forget(state, agent)
-            elif agent.state is AgentState.RESTARTING and since_ms >= RESTART_MS:
-                # The supervisor never did it: what is still connected is used again.
-                state.enter(agent, AgentEvent.REJOINED, "it was not restarted in time", now)
-                agent.restarting = False
-                _settle(state, agent, now)
+                _lose_tasks(state, agent, f"agent {agent.id} stayed away", set(), now)
+            _judge_gone(state, agent, now)
             continue
         if gone or silent_ms >= SILENT_MS:
             seconds = silent_ms // 1000
@@ -235,20 +243,53 @@ def judge(state: ClusterState, now: Now) -> None:
         _settle(state, agent, now)
 
 
+def _judge_gone(state: ClusterState, agent: AgentEntry, now: Now) -> None:
+    since_ms = now.boot_ms - agent.since_boot_ms
+    there = agent.leased or agent.session or agent.supervised
+    if agent.state is AgentState.RESTARTING and since_ms >= RESTART_MS:
+        # The supervisor never did it: what is still connected is used again.
+        state.enter(agent, AgentEvent.REJOINED, "it was not restarted in time", now)
+        agent.restarting = False
+        _settle(state, agent, now)
+    elif since_ms >= FORGET_MS and not there and not agent.tasks:
+        _forget(state, agent)
+
+
+def _pardon(state: ClusterState, now: Now) -> None:
+    last_ms, state.judged_boot_ms = state.judged_boot_ms, now.boot_ms
+    if last_ms is not None and now.boot_ms - last_ms > JUDGED_LATE_MS:
+        for agent in state.agents.values():
+            heard_ms = agent.heard_boot_ms + now.boot_ms - last_ms
+            agent.heard_boot_ms = min(now.boot_ms, heard_ms)
+
+
+def _fence_ms(agent: AgentEntry, task: OpenTask, now: Now) -> int:
+    """How much longer the task may run on an agent that is not heard."""
+    if task.spec.on_disconnect is not OnDisconnect.STOP:
+        return 0
+    return max(0, STOP_GIVEN_AWAY_MS - (now.boot_ms - agent.heard_boot_ms))
+
+
 def _meet(state: ClusterState, agent: AgentEntry, incarnation: int, now: Now) -> None:
     """Takes note of a newer incarnation: whatever the older one held is given away."""
     if incarnation <= agent.incarnation:
         return
     first = agent.incarnation == 0
-    older = [t for t in agent.tasks.values() if t.status.incarnation < incarnation]
+    on_purpose = agent.restarting or agent.draining
+    older = [
+        (task, _fence_ms(agent, task, now))
+        for task in agent.tasks.values()
+        if task.status.incarnation < incarnation
+    ]
     agent.incarnation = incarnation
     agent.session = agent.draining = agent.suspected = False
     agent.heard_boot_ms = now.boot_ms
     if not first and agent.state is not AgentState.JOINING:
         state.enter(agent, AgentEvent.REJOINED, f"incarnation {incarnation} registered", now)
-    for task in older:
+    for task, fence_ms in older:
         why = f"agent {agent.id} was restarted as incarnation {incarnation}"
-        tasks.lost(state, task, why, task.started and not agent.restarting, now)
+        blamed = task.started and not on_purpose
+        tasks.lost(state, task, why, blamed, now, fence_ms=fence_ms)
     agent.restarting = False
 
 
@@ -260,23 +301,27 @@ def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
         doubts.append(f"the monitor suspects it (phi {agent.phi:.1f})")
     if silent_ms >= SUSPECT_MS:
         doubts.append(f"it was silent for {silent_ms / 1000:.1f} s")
-    if not agent.leased:
+    if state.registry_seen and not agent.leased:
         doubts.append("it has no lease")
     if agent.state is AgentState.JOINING:
-        if agent.record is not None and agent.session:
-            state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
-            if agent.wish is AgentWish.DRAIN:
-                state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
-    elif agent.state in _GONE and agent.session and not doubts:
+        if agent.leased and agent.session:
+            _join(state, agent, now)
+    elif agent.state in _GONE and agent.leased and agent.session and not doubts:
         # Silent long enough to be given up, and back: its tasks are others' now.
         if agent.state is not AgentState.RESTARTING:
             state.enter(agent, AgentEvent.REJOINED, "it is heard again", now)
-            state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
+            _join(state, agent, now)
     elif agent.state in (AgentState.READY, AgentState.PAROLE) and doubts:
         state.enter(agent, AgentEvent.SUSPECTED, ", ".join(doubts), now)
     elif agent.state is AgentState.SUSPECT and not doubts and agent.session:
         state.enter(agent, AgentEvent.CLEARED, "all is well again", now)
     state.refresh(agent)
+
+
+def _join(state: ClusterState, agent: AgentEntry, now: Now) -> None:
+    state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
+    if agent.wish is AgentWish.DRAIN:
+        state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
 
 
 def _die(
@@ -285,39 +330,46 @@ def _die(
     why: str,
     suspects: set[tuple[TaskId, int]] | None,
     now: Now,
+    *,
+    fenced: bool = False,
 ) -> None:
-    """`suspects`: attempts that may have killed it; None = whatever it had started."""
+    """`suspects`: attempts that may have killed it; None = whatever it had started.
+
+    `fenced`: nothing of it runs any more, that is certain.
+    """
     if _can(agent, AgentEvent.DIED):
         state.enter(agent, AgentEvent.DIED, why, now)
     state.refresh(agent)
     blamed = {
         (t.id, t.status.attempt)
         for t in agent.tasks.values()
-        if not agent.restarting
-        and ((t.started) if suspects is None else (t.id, t.status.attempt) in suspects)
+        if not (agent.restarting or agent.draining)
+        and (t.started if suspects is None else (t.id, t.status.attempt) in suspects)
     }
-    _lose_tasks(state, agent, agent.incarnation, f"agent {agent.id} is down: {why}", blamed, now)
+    _lose_tasks(state, agent, f"agent {agent.id} is down: {why}", blamed, now, fenced=fenced)
     agent.restarting = False
 
 
 def _lose_tasks(
     state: ClusterState,
     agent: AgentEntry,
-    incarnation: int,
     why: str,
     blamed: set[tuple[TaskId, int]],
     now: Now,
+    *,
+    fenced: bool = False,
 ) -> None:
     for task in list(agent.tasks.values()):
         assert task.status.state in HELD_STATES, f"{task!r} is on an agent"
-        if task.status.incarnation <= incarnation:
-            tasks.lost(state, task, why, (task.id, task.status.attempt) in blamed, now)
+        fence_ms = 0 if fenced else _fence_ms(agent, task, now)
+        is_blamed = (task.id, task.status.attempt) in blamed
+        tasks.lost(state, task, why, is_blamed, now, fence_ms=fence_ms)
 
 
 def _leave(state: ClusterState, agent: AgentEntry, why: str, now: Now) -> None:
     if _can(agent, AgentEvent.LEAVE):
         state.enter(agent, AgentEvent.LEAVE, why, now)
-    _lose_tasks(state, agent, agent.incarnation, f"agent {agent.id} has left", set(), now)
+    _lose_tasks(state, agent, f"agent {agent.id} has left", set(), now)
     state.refresh(agent)
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from enum import Enum
 
+from muster.domain.ids import TaskId
 from muster.domain.task import TaskSpec, TaskStatus
 from muster_scheduler.core.records import OpenTask
 
 # The agent ends an attempt at its timeout by itself; the leader steps in when it did not.
 TIMEOUT_GRACE_MS = 5_000
+# A `stop` task is killed by its agent within 12 s of the last answered beat.
+STOP_GIVEN_AWAY_MS = 13_000
+# A task has at most four moments at once. Those of tasks that have ended are shed once there are
+# twice as many: a deadline of a day must not keep a task in memory for a day.
+_KEPT_PER_TASK = 8
+_KEPT_AT_LEAST = 1_000
 
 
 class Moment(Enum):
@@ -52,6 +60,18 @@ class Deadlines:
             _, _, moment, task, attempt = heapq.heappop(self._heap)
             out.append((moment, task, attempt))
         return out
+
+    def shed(self, open_tasks: Mapping[TaskId, OpenTask]) -> None:
+        """Drops moments of tasks and attempts that are over, when they have become many."""
+        if len(self._heap) <= _KEPT_AT_LEAST + _KEPT_PER_TASK * len(open_tasks):
+            return
+        self._heap = [
+            entry
+            for entry in self._heap
+            if open_tasks.get(entry[3].id) is entry[3]
+            and (entry[2] is not Moment.TIMEOUT or entry[4] == entry[3].status.attempt)
+        ]
+        heapq.heapify(self._heap)
 
 
 def timeout_for(spec: TaskSpec, status: TaskStatus, clock_ms: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from muster.domain.quantity import format_quantity
 from muster.domain.resources import unit_of
-from muster.domain.task_lifecycle import TaskState
+from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster_scheduler.core.records import Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.placement.explain import explain as why_nowhere
@@ -29,16 +29,17 @@ class Explanation:
 def explain(state: ClusterState, task: OpenTask, now: Now) -> Explanation:
     """Explains an open task as things stand."""
     status = task.status
+    if status.state in ENDED_STATES:
+        return Explanation(status.state, "it has ended; that is being recorded")
     if status.state is not TaskState.PENDING:
         doing = "runs" if task.started else "was sent to be run"
         return Explanation(
             status.state, f"attempt {status.attempt} {doing} on agent {status.agent}"
         )
-    pause_ms = status.not_before_clock_ms - now.clock_ms
-    if not task.queued and pause_ms > 0:
-        return Explanation(
-            status.state, f"it is tried again in {pause_ms / 1000:.1f} s; {status.why}"
-        )
+    if not task.queued:
+        pause_ms = max(0, status.not_before_clock_ms - now.clock_ms)
+        why = f"; {status.why}" if status.why else ""
+        return Explanation(status.state, f"it is tried again in {pause_ms / 1000:.1f} s{why}")
     snapshot = state.table.view()
     wanted = state.classes[task.plain_class_id]
     found = why_nowhere(snapshot, wanted)

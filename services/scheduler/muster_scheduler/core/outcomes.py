@@ -30,6 +30,10 @@ RETURNED_PAUSE_MS = 100
 NOT_RETRIED = frozenset(
     {"input_schema", "unknown_skill", "output_too_large", "not_json", "not_allowed", "bad_input"}
 )
+_WITHOUT_WORDS = {
+    TaskEvent.CANCEL: OutcomeKind.CANCELLED,
+    TaskEvent.TIME_OUT: OutcomeKind.TIMED_OUT,
+}
 # A retry avoids the agents that failed it; more than a few would leave none.
 MAX_AVOID = 3
 
@@ -84,7 +88,7 @@ def ended(
     if kept is None:
         # Without an attempt's own words, the reason stands where its error would.
         kept = Outcome(
-            kind=OutcomeKind.CANCELLED if event is TaskEvent.CANCEL else OutcomeKind.FAILED,
+            kind=_WITHOUT_WORDS.get(event, OutcomeKind.FAILED),
             error=why,
             error_kind=event.value.lower(),
             ended_at_ms=wall_ms,
@@ -108,6 +112,7 @@ def _again(
         state=advance(status.state, event, ident=ident),
         agent=AgentId(""),
         incarnation=0,
+        wish=Wish.NONE,
         started_at_ms=0,
         started_clock_ms=0,
         not_before_clock_ms=not_before_clock_ms,
@@ -130,6 +135,23 @@ def _wished(status: TaskStatus, ident: str, wall_ms: int, outcome: Outcome | Non
     )
 
 
+def _must_end(spec: TaskSpec, status: TaskStatus, clock_ms: int) -> bool:
+    """Whether the wish ends the task. One because of the attempt's own timeout ends the attempt
+    alone, as if its agent had seen to it."""
+    if status.wish is not Wish.TIME_OUT:
+        return status.wish is Wish.CANCEL
+    waited_ms = clock_ms - status.created_clock_ms
+    if spec.total_deadline_ms and waited_ms >= spec.total_deadline_ms:
+        return True
+    never_started = not (status.started_at_ms or has_started_before(status))
+    return never_started and 0 < spec.start_deadline_ms <= waited_ms
+
+
+def has_started_before(status: TaskStatus) -> bool:
+    """Whether an earlier attempt of the task had started."""
+    return status.failures > 0 or status.agent_deaths > 0
+
+
 def after_outcome(
     spec: TaskSpec,
     status: TaskStatus,
@@ -146,8 +168,10 @@ def after_outcome(
     kind = outcome.kind
     if kind is OutcomeKind.SUCCEEDED and spec.lifetime is Lifetime.FINITE:
         return ended(status, spec.id, TaskEvent.SUCCEED, wall_ms, outcome=outcome)
-    if status.wish is not Wish.NONE:
+    if _must_end(spec, status, clock_ms):
         return _wished(status, spec.id, wall_ms, outcome)
+    if status.wish is Wish.TIME_OUT:
+        kind = OutcomeKind.TIMED_OUT
     if kind in (OutcomeKind.RETURNED, OutcomeKind.CANCELLED):
         why = f"agent {status.agent} gave it back" + (f": {outcome.error}" if outcome.error else "")
         again_at = clock_ms + RETURNED_PAUSE_MS
@@ -167,18 +191,26 @@ def after_outcome(
 
 
 def after_loss(
-    spec: TaskSpec, status: TaskStatus, *, why: str, blamed: bool, wall_ms: int
+    spec: TaskSpec,
+    status: TaskStatus,
+    *,
+    why: str,
+    blamed: bool,
+    not_before_clock_ms: int,
+    clock_ms: int,
+    wall_ms: int,
 ) -> TaskStatus:
     """The task's next status when its agent was lost with it.
 
     `blamed`: it had started, or it cannot be ruled out, and the agent was not stopped on purpose.
+    `not_before_clock_ms`: until then the lost attempt may still run, though it must not overlap.
     """
-    if status.wish is not Wish.NONE:
+    if _must_end(spec, status, clock_ms):
         return _wished(status, spec.id, wall_ms, None)
     if not blamed:
-        return _again(status, spec.id, TaskEvent.REQUEUE, 0, why)
+        return _again(status, spec.id, TaskEvent.REQUEUE, not_before_clock_ms, why)
     deadly = replace(status, agent_deaths=status.agent_deaths + 1)
     if deadly.agent_deaths >= POISON_DEATHS:
         why = f"{deadly.agent_deaths} agents died while they ran it; the last: {why}"
         return ended(deadly, spec.id, TaskEvent.BURY, wall_ms, why=why)
-    return _again(deadly, spec.id, TaskEvent.REQUEUE, 0, why)
+    return _again(deadly, spec.id, TaskEvent.REQUEUE, not_before_clock_ms, why)

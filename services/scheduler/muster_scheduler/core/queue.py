@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from muster.domain.ids import TenantId
+from muster.domain.ids import TaskId, TenantId
 from muster_scheduler.core.records import OpenTask
 
 # Waiting this long is worth one step of priority: the lowest task passes the highest newcomer
@@ -23,25 +23,72 @@ LineKey = tuple[TenantId, int, int]
 
 
 class Line:
-    """Tasks of one tenant, priority and class, oldest first.
+    """Tasks of one tenant, priority and class, oldest (lowest id) first.
 
+    Most come in order and stand in `_row`; those that come back after younger ones have lined up
+    stand in the heap `_late`. Tasks taken out in the middle stay as gaps until they are met.
     `starved_at` is the agent table's version at which no agent at all was eligible.
     """
 
-    __slots__ = ("count", "key", "starved_at", "tasks")
+    __slots__ = ("_added", "_late", "_row", "count", "key", "starved_at")
 
     def __init__(self, key: LineKey) -> None:
         self.key = key
-        self.tasks: deque[OpenTask] = deque()
         self.count = 0
         self.starved_at = -1
+        self._row: deque[OpenTask] = deque()
+        self._late: list[tuple[TaskId, int, OpenTask]] = []
+        self._added = 0
+
+    def __iter__(self) -> Iterator[OpenTask]:
+        """Those that wait, in no order."""
+        yield from (t for t in self._row if t.queued)
+        yield from (t for _, _, t in self._late if t.queued)
 
     def head(self) -> OpenTask | None:
-        """The oldest task that still waits."""
-        tasks = self.tasks
-        while tasks and not tasks[0].queued:
-            tasks.popleft()
-        return tasks[0] if tasks else None
+        """The oldest task that waits."""
+        row, late = self._row, self._late
+        while row and not row[0].queued:
+            row.popleft()
+        while late and not late[0][2].queued:
+            heapq.heappop(late)
+        if late and not (row and row[0].id < late[0][0]):
+            return late[0][2]
+        return row[0] if row else None
+
+    def insert(self, task: OpenTask) -> None:
+        """Puts the task where its age belongs."""
+        task.queued = True
+        self.count += 1
+        row = self._row
+        if not row or task.id > row[-1].id:
+            row.append(task)
+        elif task.id < row[0].id:
+            row.appendleft(task)
+        else:
+            self._added += 1
+            heapq.heappush(self._late, (task.id, self._added, task))
+
+    def take_head(self) -> OpenTask | None:
+        """Takes the oldest task out."""
+        task = self.head()
+        if task is not None:
+            if self._row and self._row[0] is task:
+                self._row.popleft()
+            else:
+                heapq.heappop(self._late)
+            task.queued = False
+            self.count -= 1
+        return task
+
+    def leave_gap(self, task: OpenTask) -> None:
+        """Takes out a task from anywhere; a line of gaps is rebuilt."""
+        task.queued = False
+        self.count -= 1
+        if len(self._row) + len(self._late) > 2 * self.count + 16:
+            self._row = deque(t for t in self._row if t.queued)
+            self._late = [entry for entry in self._late if entry[2].queued]
+            heapq.heapify(self._late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +115,22 @@ class WaitingQueue:
         return iter(self._lines.values())
 
     def add(self, task: OpenTask) -> None:
-        """Puts the task into its line by age; a retried task is older than the line's end."""
+        """Puts the task into its line by age. One that was discarded must not come back."""
         assert not task.queued, f"{task!r} is queued twice"
         key = (task.spec.tenant, task.spec.priority, task.class_id)
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(key)
-        task.queued = True
-        head = line.head()
-        if head is not None and task.id < head.id:
-            line.tasks.appendleft(task)
-        else:
-            line.tasks.append(task)
-        line.count += 1
+        line.insert(task)
         self._count += 1
 
     def discard(self, task: OpenTask) -> None:
         """Takes the task out, if it is in."""
         if task.queued:
-            task.queued = False
             line = self._lines[(task.spec.tenant, task.spec.priority, task.class_id)]
-            self._left(line)
-            # It stays in the deque as a gap, which `head` skips; a line of gaps is rebuilt.
-            if len(line.tasks) > 2 * line.count + 16:
-                line.tasks = deque(t for t in line.tasks if t.queued)
+            line.leave_gap(task)
+            self._count -= 1
+            self._close_if_empty(line)
 
     def take(
         self,
@@ -107,7 +146,8 @@ class WaitingQueue:
         `held` counts each tenant's tasks that have a place. Lines in `blocked` are passed over.
         Taken tasks are out of the queue; `put_back` returns those that found no place.
         """
-        heap: list[tuple[int, int, str, int, int, Line]] = []
+        heap: list[tuple[int, int, TaskId, int, int, Line]] = []
+        # Taken in this call, by tenant: they count as held for those that follow.
         extra: dict[TenantId, int] = {}
         for line in list(self._lines.values()):
             if line.key in blocked:
@@ -121,37 +161,35 @@ class WaitingQueue:
         heapq.heapify(heap)
         out: list[Candidate] = []
         while heap and len(out) < limit:
-            *_, places, class_id, line = heap[0]
-            # Alone, or first whatever the others do: the rest of the heap need not be asked.
+            _, holds, _, places, class_id, line = heap[0]
+            tenant = line.key[0]
+            if holds != held.get(tenant, 0) + extra.get(tenant, 0):
+                # Its tenant was given places through another line since it was ranked.
+                self._rank_again(heap, held, extra, clock_ms)
+                continue
+            # A line that is alone need not be compared with any other.
             many = min(places, limit - len(out)) if len(heap) == 1 else 1
             for _ in range(many):
-                task = line.head()
+                task = line.take_head()
                 if task is None:
                     break
-                line.tasks.popleft()
-                task.queued = False
-                self._left(line)
                 out.append(Candidate(task, class_id, line))
-                tenant = line.key[0]
+                self._count -= 1
                 extra[tenant] = extra.get(tenant, 0) + 1
                 places -= 1
-            head = line.head()
-            if head is None or places <= 0:
+            heap[0] = (*heap[0][:3], places, class_id, line)
+            if places <= 0 or not line.count:
                 heapq.heappop(heap)
             else:
-                rank = self._rank(head, held, extra, clock_ms)
-                heapq.heapreplace(heap, (*rank, places, class_id, line))
+                self._rank_again(heap, held, extra, clock_ms)
+            self._close_if_empty(line)
         return out
 
     def put_back(self, candidates: list[Candidate]) -> None:
         """Returns tasks that found no place to where they stood."""
         for candidate in reversed(candidates):
-            task = candidate.task
-            key = candidate.line.key
-            line = self._lines.setdefault(key, candidate.line)
-            task.queued = True
-            line.tasks.appendleft(task)
-            line.count += 1
+            line = self._lines.setdefault(candidate.line.key, candidate.line)
+            line.insert(candidate.task)
             self._count += 1
 
     def position(self, task: OpenTask, held: Mapping[TenantId, int], clock_ms: int) -> int:
@@ -169,17 +207,27 @@ class WaitingQueue:
             if head is None:
                 continue
             if line.key == own:
-                before += sum(1 for t in line.tasks if t.queued and t.id < task.id)
+                before += sum(1 for t in line if t.id < task.id)
             elif self._rank(head, held, {}, clock_ms) < mine:
                 before += line.count
         return before + 1
 
-    def _left(self, line: Line) -> None:
-        line.count -= 1
-        self._count -= 1
-        if line.count == 0:
-            line.tasks.clear()
+    def _close_if_empty(self, line: Line) -> None:
+        if not line.count:
             self._lines.pop(line.key, None)
+
+    def _rank_again(
+        self,
+        heap: list[tuple[int, int, TaskId, int, int, Line]],
+        held: Mapping[TenantId, int],
+        extra: Mapping[TenantId, int],
+        clock_ms: int,
+    ) -> None:
+        *_, places, class_id, line = heap[0]
+        head = line.head()
+        assert head is not None, "an empty line was asked for its rank"
+        rank = self._rank(head, held, extra, clock_ms)
+        heapq.heapreplace(heap, (*rank, places, class_id, line))
 
     def _rank(
         self,
@@ -187,7 +235,7 @@ class WaitingQueue:
         held: Mapping[TenantId, int],
         extra: Mapping[TenantId, int],
         clock_ms: int,
-    ) -> tuple[int, int, str]:
+    ) -> tuple[int, int, TaskId]:
         tenant = head.spec.tenant
         age = max(0, clock_ms - head.status.created_clock_ms) // AGEING_MS
         return (

@@ -69,13 +69,14 @@ class OpenTask:
 
     `status` is what was decided, `stored` the (state, attempt) that storage holds (None: it is
     not created yet). Decisions run ahead of storage: while `write` is under way further ones
-    change `status` and gather `effects`, and the next write carries them all.
+    change `status` and gather `effects` (it is `ahead`), and the next write carries them all.
     `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
     `row` is the agent table's row that the task is charged to, -1 = none. `outcome_of` is the
     attempt whose outcome was accepted last.
     """
 
     __slots__ = (
+        "ahead",
         "class_id",
         "effects",
         "outcome_of",
@@ -103,6 +104,7 @@ class OpenTask:
         self.started = status.started_at_ms > 0
         self.waiting = False
         self.outcome_of = 0
+        self.ahead = False
         self.write: Write | None = None
         self.effects: list[Effect] = []
 
@@ -174,6 +176,11 @@ class AgentEntry:
         self.since_boot_ms = now.boot_ms
         self.tasks: dict[TaskId, OpenTask] = {}
         self.evidence: list[Evidence] = []
+
+    def note(self, evidence: Evidence) -> None:
+        """Keeps the newest evidence."""
+        self.evidence.append(evidence)
+        del self.evidence[:-MAX_EVIDENCE]
 
     def __repr__(self) -> str:
         return f"<AgentEntry {self.id} {self.state} incarnation {self.incarnation}>"

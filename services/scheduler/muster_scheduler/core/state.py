@@ -12,11 +12,11 @@ from muster.domain.agent_lifecycle import advance as advance_agent
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.resources import ResourceKind, ResourceVector, kind_of
 from muster.domain.task import TaskStatus
+from muster.domain.task_lifecycle import ENDED_STATES
 from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
-    MAX_EVIDENCE,
     AgentEntry,
     Effect,
     Evidence,
@@ -27,6 +27,9 @@ from muster_scheduler.core.records import (
 from muster_scheduler.placement.classes import ClassTable, TaskClass
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable
+
+# What a parent does not use while it waits; memory and devices stay occupied.
+_LENT_WHILE_WAITING = frozenset({"cpu", "slots"})
 
 
 class ClusterState:
@@ -48,8 +51,14 @@ class ClusterState:
         # Started attempts whose RUNNING is not written yet.
         self.to_start: dict[TaskId, OpenTask] = {}
         self.commands = Commands()
-        # Tasks whose status is ahead of what was last handed out to be written.
+        # Tasks to be written at the next drain; none of them has a write under way.
         self.dirty: dict[TaskId, OpenTask] = {}
+        # Until the registry has shown its agents once, a missing lease says nothing.
+        self.registry_seen = False
+        # When agents were judged last (boot time).
+        self.judged_boot_ms: int | None = None
+        # Cancelled while they turned out to be stored otherwise than believed.
+        self.cancel_again: set[TaskId] = set()
         # Something changed that may let a waiting task be placed.
         self.place_again = False
         self.ended_count = 0
@@ -58,15 +67,19 @@ class ClusterState:
     def drain(self) -> Commands:
         """What is to be done since the last call; each changed task that has no write gets one."""
         commands, self.commands = self.commands, Commands()
-        waiting: dict[TaskId, OpenTask] = {}
-        for task in self.dirty.values():
-            if task.write is not None:
-                waiting[task.id] = task
-                continue
-            task.write = Write(task, task.stored, task.status, tuple(task.effects))
-            task.effects.clear()
+        dirty, self.dirty = self.dirty, {}
+        for task in dirty.values():
+            assert task.write is None, f"{task!r} is written twice at once"
+            if task.stored is None and task.status.state in ENDED_STATES:
+                # Tasks are created open: one that ended before it was ever written is written
+                # twice.
+                first = TaskStatus(created_clock_ms=task.status.created_clock_ms)
+                task.write = Write(task, None, first, ())
+                task.ahead = True
+            else:
+                task.write = Write(task, task.stored, task.status, tuple(task.effects))
+                task.effects.clear()
             commands.writes.append(task.write)
-        self.dirty = waiting
         return commands
 
     # ------------------------------------------------------------------ tasks
@@ -100,6 +113,8 @@ class ClusterState:
         if agent.id in self.table:
             task.row = self.table.row_of(agent.id)
             self.table.take(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            if task.waiting:
+                self._lend(task, back=False)
 
     def release(self, task: OpenTask) -> None:
         """Frees what the task holds on its agent; harmless when it holds nothing."""
@@ -107,37 +122,44 @@ class ClusterState:
         if agent is None or agent.tasks.pop(task.id, None) is None:
             return
         self.held[task.spec.tenant] -= 1
+        if not self.held[task.spec.tenant]:
+            del self.held[task.spec.tenant]
         self.to_start.pop(task.id, None)
         if task.row >= 0:
-            self.table.give_back(task.row, self.classes.demand_row(task.plain_class_id, self.table))
             if task.waiting:
-                self._hold_while_waiting(task, give=False)
+                self._lend(task, back=True)
+            self.table.give_back(task.row, self.classes.demand_row(task.plain_class_id, self.table))
             task.row = -1
             self.place_again = True
         task.waiting = False
 
     def set_waiting(self, task: OpenTask, waiting: bool) -> None:
-        """A parent that waits for its children keeps its memory and gives back the rest."""
-        if task.row >= 0 and task.waiting != waiting:
-            self._hold_while_waiting(task, give=waiting)
+        """A parent that waits for its children lends its slot and cpu, and keeps the rest."""
+        if task.waiting == waiting:
+            return
+        task.waiting = waiting
+        if task.row >= 0:
+            self._lend(task, back=not waiting)
             self.place_again = True
-            task.waiting = waiting
 
-    def _hold_while_waiting(self, task: OpenTask, *, give: bool) -> None:
+    def _lend(self, task: OpenTask, *, back: bool) -> None:
         demand = self.classes[task.plain_class_id].demand
         lent = self.table.demand_row(
-            ResourceVector.of({n: a for n, a in demand.items() if n != "memory"})
+            ResourceVector.of({n: a for n, a in demand.items() if n in _LENT_WHILE_WAITING})
         )
-        if give:
-            self.table.give_back(task.row, lent)
-        else:
+        if back:
             self.table.take(task.row, lent)
+        else:
+            self.table.give_back(task.row, lent)
 
     def decide(self, task: OpenTask, status: TaskStatus, *effects: Effect) -> None:
         """Changes the task's status; it is written at the next drain, with these effects."""
         task.status = status
         task.effects.extend(effects)
-        self.dirty[task.id] = task
+        if task.write is None:
+            self.dirty[task.id] = task
+        else:
+            task.ahead = True
 
     def forget(self, task: OpenTask) -> None:
         """The task is no longer open, or is to be loaded again."""
@@ -165,8 +187,7 @@ class ClusterState:
             history=tuple(e.state.value for e in agent.evidence),
         )
         agent.since_boot_ms = now.boot_ms
-        agent.evidence.append(Evidence(now.wall_ms, agent.state, why))
-        del agent.evidence[:-MAX_EVIDENCE]
+        agent.note(Evidence(now.wall_ms, agent.state, why))
         self.commands.changed.append(AgentChanged(agent.id, agent.incarnation, agent.state, why))
         self.refresh(agent)
 

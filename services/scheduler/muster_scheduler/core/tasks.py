@@ -6,10 +6,16 @@ from dataclasses import replace
 from enum import Enum
 
 from muster.domain.ids import AgentId
-from muster.domain.task import Outcome, TaskSpec, TaskStatus, Wish
+from muster.domain.task import OnDisconnect, Outcome, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskEvent, TaskState
-from muster_scheduler.core.deadlines import TIMEOUT_GRACE_MS, Moment
-from muster_scheduler.core.outcomes import after_loss, after_outcome, ended, started
+from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS, TIMEOUT_GRACE_MS, Moment
+from muster_scheduler.core.outcomes import (
+    after_loss,
+    after_outcome,
+    ended,
+    has_started_before,
+    started,
+)
 from muster_scheduler.core.records import (
     AttemptRef,
     Effect,
@@ -41,22 +47,55 @@ def admit(state: ClusterState, spec: TaskSpec, wire: object, now: Now) -> OpenTa
     return task
 
 
-def load(state: ClusterState, spec: TaskSpec, status: TaskStatus, wire: object, now: Now) -> None:
-    """Takes over a task that storage holds; one that is open already is left as it is."""
-    if spec.id in state.tasks or status.state in ENDED_STATES:
+def load(
+    state: ClusterState,
+    spec: TaskSpec,
+    status: TaskStatus,
+    wire: object,
+    now: Now,
+    *,
+    held_too: bool = True,
+) -> None:
+    """Takes over a task that storage holds; one that is open already is left as it is.
+
+    `held_too` False: only a waiting one. Once a leader has loaded all tasks, it has placed every
+    task that an agent holds; one that it does not know has ended while storage was being read.
+    """
+    if spec.id in state.tasks:
+        return
+    if status.state in ENDED_STATES or (status.state in HELD_STATES and not held_too):
+        state.cancel_again.discard(spec.id)
         return
     task = OpenTask(spec, status, wire, stored=True)
     state.tasks[spec.id] = task
     state.deadlines.add_created(task)
     if status.state is TaskState.PENDING:
         _wait(state, task, now)
-        return
+    else:
+        _load_held(state, task, now)
+    if task.id in state.cancel_again:
+        state.cancel_again.discard(task.id)
+        cancel(state, task, now)
+
+
+def _load_held(state: ClusterState, task: OpenTask, now: Now) -> None:
+    status = task.status
     state.classify(task)
     agent = state.entry(status.agent, now)
+    overtaken = [task] if status.incarnation < agent.incarnation else []
+    if status.incarnation > agent.incarnation:
+        # A leader died while it gave away what the agent's older incarnation held.
+        overtaken = list(agent.tasks.values())
+        agent.incarnation = status.incarnation
     state.charge(task, agent)
-    if task.started and spec.timeout_ms:
-        due = status.started_clock_ms + spec.timeout_ms + TIMEOUT_GRACE_MS
+    if task.started and task.spec.timeout_ms:
+        due = status.started_clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
         state.deadlines.add(due, Moment.TIMEOUT, task)
+    for older in overtaken:
+        why = f"agent {agent.id} was restarted as incarnation {agent.incarnation}"
+        stop = older.spec.on_disconnect is OnDisconnect.STOP
+        fence_ms = STOP_GIVEN_AWAY_MS if stop else 0
+        lost(state, older, why, older.started, now, fence_ms=fence_ms)
 
 
 def _wait(state: ClusterState, task: OpenTask, now: Now) -> None:
@@ -86,11 +125,21 @@ def started_attempt(
     if task is None or task.started:
         return
     task.started = True
+    at_ms = at_ms if at_ms > 0 else now.wall_ms
     task.status = replace(task.status, started_at_ms=at_ms, started_clock_ms=now.clock_ms)
     state.to_start[task.id] = task
     if task.spec.timeout_ms:
         due = now.clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
         state.deadlines.add(due, Moment.TIMEOUT, task)
+
+
+def waiting_attempt(
+    state: ClusterState, agent: AgentId, incarnation: int, ref: AttemptRef, waiting: bool
+) -> None:
+    """The attempt waits for tasks that it submitted, or goes on."""
+    task = _held(state, agent, incarnation, ref)
+    if task is not None:
+        state.set_waiting(task, waiting)
 
 
 def flush_started(state: ClusterState, now: Now) -> None:
@@ -139,11 +188,30 @@ def _unsettled(task: OpenTask) -> bool:
     return task.write is not None or bool(task.effects)
 
 
-def lost(state: ClusterState, task: OpenTask, why: str, blamed: bool, now: Now) -> None:
-    """The task's agent is gone, or taken to be; should it live, it is told to drop the attempt."""
+def lost(
+    state: ClusterState,
+    task: OpenTask,
+    why: str,
+    blamed: bool,
+    now: Now,
+    *,
+    fence_ms: int = 0,
+) -> None:
+    """The task's agent is gone, or taken to be; should it live, it is told to drop the attempt.
+
+    `fence_ms`: how much longer the attempt may run there; the next one is not given out before.
+    """
     state.commands.pushes[task.status.agent].drop.append(task.ref())
     state.release(task)
-    status = after_loss(task.spec, task.status, why=why, blamed=blamed, wall_ms=now.wall_ms)
+    status = after_loss(
+        task.spec,
+        task.status,
+        why=why,
+        blamed=blamed,
+        not_before_clock_ms=now.clock_ms + fence_ms if fence_ms > 0 else 0,
+        clock_ms=now.clock_ms,
+        wall_ms=now.wall_ms,
+    )
     state.decide(task, status)
     if status.state is TaskState.PENDING:
         _wait(state, task, now)
@@ -165,7 +233,7 @@ def cancel(state: ClusterState, task: OpenTask, now: Now) -> TaskState:
 
 
 def _wish(state: ClusterState, task: OpenTask, wish: Wish) -> None:
-    if task.status.wish is not Wish.NONE:
+    if task.status.wish in (wish, Wish.CANCEL):
         return
     status = replace(task.status, wish=wish)
     state.decide(task, status, Effect(EffectKind.CANCEL, status.agent, task.ref()))
@@ -173,6 +241,7 @@ def _wish(state: ClusterState, task: OpenTask, wish: Wish) -> None:
 
 def due(state: ClusterState, now: Now) -> None:
     """Handles the deadlines that have come."""
+    state.deadlines.shed(state.tasks)
     for moment, task, attempt in state.deadlines.due(now.clock_ms):
         if state.tasks.get(task.id) is not task or task.status.state in ENDED_STATES:
             continue
@@ -183,7 +252,7 @@ def due(state: ClusterState, now: Now) -> None:
         elif moment is Moment.TIMEOUT:
             if not pending and task.status.attempt == attempt:
                 _wish(state, task, Wish.TIME_OUT)
-        elif moment is Moment.START and task.started and not pending:
+        elif moment is Moment.START and _has_started(task):
             continue
         elif pending:
             state.queue.discard(task)
@@ -193,6 +262,12 @@ def due(state: ClusterState, now: Now) -> None:
             )
         else:
             _wish(state, task, Wish.TIME_OUT)
+
+
+def _has_started(task: OpenTask) -> bool:
+    """Now or in an earlier attempt; `started` is left over from the last one while it waits."""
+    held = task.status.state in HELD_STATES
+    return (held and task.started) or has_started_before(task.status)
 
 
 def written(
@@ -207,6 +282,9 @@ def written(
     if verdict is not Verdict.OK:
         _disown(state, task, write, verdict)
         return
+    if task.ahead:
+        task.ahead = False
+        state.dirty[task.id] = task
     task.stored = (write.status.state, write.status.attempt)
     for effect in write.effects:
         _perform(state, task, effect)
@@ -231,9 +309,12 @@ def _disown(state: ClusterState, task: OpenTask, write: Write, verdict: Verdict)
             state.commands.pushes[effect.agent].acks.append((effect.ref, False))
     if task.status.state in HELD_STATES and task.stored is not None:
         state.commands.pushes[task.status.agent].drop.append(task.ref())
+    cancelled = task.status.state is TaskState.CANCELLED or task.status.wish is Wish.CANCEL
     state.forget(task)
     if verdict is Verdict.STALE:
         state.commands.reload.append((task.spec.tenant, task.id))
+        if cancelled:
+            state.cancel_again.add(task.id)
 
 
 def _perform(state: ClusterState, task: OpenTask, effect: Effect) -> None:

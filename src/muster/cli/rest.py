@@ -44,8 +44,9 @@ class Rest:
         gone: Callable[[], str | None] = lambda: None,
         retry_for_s: float = RETRY_FOR_S,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.url = url
+        self.url, self._clock = url, clock
         self._gone, self._retry_for_s, self.sleep = gone, retry_for_s, sleep
         try:
             self._http = httpx.Client(
@@ -139,7 +140,7 @@ class Rest:
     def _send(
         self, request: httpx.Request, *, stream: bool, repeatable: bool = True
     ) -> httpx.Response:
-        give_up_s = time.monotonic() + self._retry_for_s
+        give_up_s = self._clock() + self._retry_for_s
         tries = 0
         while True:
             tries += 1
@@ -147,6 +148,8 @@ class Rest:
             delay_s = bound_s * _random.random()
             try:
                 response = self._http.send(request, stream=stream)
+            except httpx.UnsupportedProtocol as error:
+                raise Failure(f"the cluster's URL {self.url!r} is not accepted: {error}") from error
             except httpx.TransportError as error:
                 failure: Failure = self._unreachable(error)
                 arrived = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
@@ -160,7 +163,7 @@ class Rest:
                 if response.status_code not in _TRY_AGAIN:
                     raise failure
                 delay_s += _retry_after_s(response)
-            if time.monotonic() + delay_s > give_up_s:
+            if self._clock() + delay_s > give_up_s:
                 raise failure
             self.sleep(delay_s)
 

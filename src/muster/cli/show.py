@@ -34,8 +34,12 @@ _STYLES: Mapping[str, str] = {
 # Of a value in a table; the whole of it is in --json.
 _MAX_CELL_CHARS = 200
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
-# Below this a file has no terminal to fit.
+# Where there is no terminal to fit.
 _FILE_WIDTH = 160
+# Above this a table's last column has room for a sentence.
+_WIDE = 110
+# Of a column that is not the last one; task ids have 26 characters.
+_MAX_WIDTH = 32
 
 
 def console() -> Console:
@@ -59,19 +63,30 @@ def cell(value: object) -> Text:
     return Text(text, style=_STYLES.get(text, ""))
 
 
+def is_narrow() -> bool:
+    """Whether there is no room for a column of sentences."""
+    return console().width < _WIDE
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Prints rows under their heads, or `empty`. The first column is never cut."""
+    """Prints rows under their heads, or `empty`. Where room is short the last column is cut."""
+    cells = [[cell(value) for value in row] for row in rows]
+    if not cells:
+        print(empty)
+        return
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        shown.add_column(name, no_wrap=True, overflow="ellipsis", min_width=26 * (name == "TASK"))
-        if index == 0:
-            shown.columns[0].overflow = "fold"
-    for row in rows:
-        shown.add_row(*(cell(value) for value in row))
-    if shown.row_count:
-        console().print(shown)
-    else:
-        print(empty)
+        widest = max(len(name), *(len(row[index].plain) for row in cells))
+        last = index == len(columns) - 1
+        shown.add_column(
+            name,
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=0 if last else min(widest, _MAX_WIDTH),
+        )
+    for row in cells:
+        shown.add_row(*row)
+    _print(shown)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -82,7 +97,15 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         if value not in (None, "", [], {}):
             shown.add_row(name, cell(value))
-    console().print(shown)
+    _print(shown)
+
+
+def _print(shown: Table) -> None:
+    """Without the blanks that fill a table's lines."""
+    out = console()
+    with out.capture() as captured:
+        out.print(shown)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def parse_time(text: object) -> datetime | None:

@@ -52,26 +52,30 @@ def tasks(
     if as_json:
         session.print_json({"items": shown, "next": None})
         return
-    from muster.cli.show import age, reason, table, took  # noqa: PLC0415
+    _print_tasks(shown)
+
+
+def _print_tasks(shown: list[dict[str, Any]]) -> None:
+    from muster.cli.show import age, is_narrow, reason, table, took  # noqa: PLC0415
 
     now = datetime.now(UTC)
-    table(
-        ("TASK", "STATE", "SKILL", "AGENT", "TRY", "AGE", "TOOK", "WHY"),
-        (
-            (
-                item["id"],
-                item["state"],
-                item["skill"],
-                item.get("agent"),
-                item["attempt"],
-                age(item.get("submitted_at"), now),
-                took(item, now),
-                reason(item),
-            )
-            for item in shown
-        ),
-        empty="no tasks",
-    )
+    columns = ["TASK", "STATE", "AGE", "TOOK", "AGENT", "SKILL", "WHY"]
+    rows = [
+        [
+            item["id"],
+            item["state"],
+            age(item.get("submitted_at"), now),
+            took(item, now),
+            item.get("agent"),
+            item["skill"],
+            reason(item),
+        ]
+        for item in shown
+    ]
+    if is_narrow():
+        # The reason is in `muster task ID`.
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    table(columns, rows, empty="no tasks")
 
 
 def task(

@@ -83,8 +83,6 @@ class Rest:
                         del open_ids[line["id"]]
                         give_up = time.monotonic() + GIVE_UP_AFTER_S
                         yield line
-                    elif "error" in line:
-                        raise _TryAgainError(str(line["error"]))
             except (httpx.TransportError, _TryAgainError) as error:
                 self._pause(give_up, error)
             if open_ids and time.monotonic() > give_up:
@@ -97,12 +95,14 @@ class Rest:
             if response.status_code != httpx.codes.OK:
                 response.read()
             for line in _accepted(response).iter_lines():
-                if line:
-                    try:
-                        yield json.loads(line)
-                    except ValueError:
-                        # The gateway died in the middle of a line.
-                        raise _TryAgainError("half a line") from None
+                try:
+                    item = json.loads(line)
+                except ValueError:
+                    # The gateway died in the middle of a line.
+                    raise _TryAgainError("half a line") from None
+                if "open" in item and "error" in item:
+                    raise _TryAgainError(str(item["error"]))
+                yield item
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._cluster.api_key}"}

@@ -38,7 +38,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
             ("agents", _counts(answer.get("agents"), "none")),
             ("tasks", _counts(answer.get("tasks"), "none")),
             ("ended per s", f"{rate:.1f}" if isinstance(rate, int | float) else None),
-            *((name, f"{used.get(name, 0)} of {amount}") for name, amount in capacity.items()),
+            *(
+                (name, f"{used.get(name, 0)} of {amount}")
+                for name, amount in capacity.items()
+                if amount != "0"
+            ),
         )
     )
 

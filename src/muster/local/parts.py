@@ -21,15 +21,20 @@ class Stage(IntEnum):
     """The order of an orderly end: whoever uses a part ends before it."""
 
     AGENT = 0
-    SERVICE = 1
-    REDIS = 2
-    ETCD = 3
+    GATEWAY = 1
+    SERVICE = 2
+    STORAGE = 3
+    REDIS = 4
+    ETCD = 5
 
 
+_SERVICE_STAGE = {"gateway": Stage.GATEWAY, "storage": Stage.STORAGE}
 # Redis may have an append-only file to finish, etcd a snapshot.
 GRACE_S = {
     Stage.AGENT: AGENT_DRAIN_S + 2.0,
+    Stage.GATEWAY: 5.0,
     Stage.SERVICE: 5.0,
+    Stage.STORAGE: 5.0,
     Stage.REDIS: 10.0,
     Stage.ETCD: 5.0,
 }
@@ -216,7 +221,7 @@ def _service(plan: ClusterPlan, name: str, base: Mapping[str, str]) -> Part:
         (plan.python, "-P", "-m", f"muster_{name}"),
         env,
         plan.state.service_dir(name),
-        Stage.SERVICE,
+        _SERVICE_STAGE.get(name, Stage.SERVICE),
         ready_port=plan.ports["http" if name == "gateway" else f"{name}_metrics"],
     )
 

@@ -54,8 +54,8 @@ def test_no_secret_is_in_an_argument(plan: ClusterPlan) -> None:
 
 def test_who_uses_a_part_ends_before_it(plan: ClusterPlan) -> None:
     stages = {part.name: part.stage for part in parts_of(plan)}
-    assert stages["agent-1"] < stages["gateway"] == stages["storage"] < stages["redis"]
-    assert stages["redis"] < stages["etcd"]
+    assert stages["agent-1"] < stages["gateway"] < stages["scheduler"] == stages["registry"]
+    assert stages["monitor"] < stages["storage"] < stages["redis"] < stages["etcd"]
     assert [part.name for part in parts_of(plan) if part.may_leave] == list(plan.agent_ids)
     assert sorted(Stage) == list(Stage)
 

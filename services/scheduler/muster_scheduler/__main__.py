@@ -20,6 +20,7 @@ from muster.rpc.process import run
 from muster.rpc.server import RpcServer
 from muster_scheduler import metrics
 from muster_scheduler.config import Config
+from muster_scheduler.errors import passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.service import SchedulerService
@@ -27,6 +28,9 @@ from muster_scheduler.watching import follow_monitor, follow_registry
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
+
+# Between looks at an election whose loss is about to be reported.
+_REPORT_PAUSE_S = 0.05
 
 
 class Scheduler:
@@ -43,13 +47,16 @@ class Scheduler:
         ]
         self._elected = asyncio.Event()
         self._etcd_seen = False
+        self._advertise = config.advertise
 
     def why_not_ready(self) -> str | None:
         """None while leading with all tasks loaded, or while standing by for a living leader."""
         leader = self.service.leader
         if leader is not None:
             return None if leader.ready.is_set() else "open tasks are still being loaded"
-        if self.service.leader_address and self.service.leader_address != self._config.advertise:
+        if self._elected.is_set():
+            return "it is elected, and storage has not given it a term yet"
+        if self.service.leader_address and self.service.leader_address != self._advertise:
             return None
         return "no scheduler leads yet" if self._etcd_seen else "etcd does not answer"
 
@@ -57,20 +64,20 @@ class Scheduler:
         """Serves and campaigns until `stop`."""
         server = RpcServer(self._config.listen, secret=self._secret, service="scheduler")
         server.add(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, self.service)
-        await server.start()
+        port = await server.start()
+        if self._advertise.endswith(":0"):
+            self._advertise = f"{self._advertise.rpartition(':')[0]}:{port}"
         http = serve_metrics(self._config.metrics_listen, self.why_not_ready)
         await http.start()
         client = EtcdClient(list(self._config.etcd))
         await client.open()
-        election = Election(
-            client, ttl_s=self._config.leader_ttl_s, value=self._config.advertise.encode()
-        )
+        election = Election(client, ttl_s=self._config.leader_ttl_s, value=self._advertise.encode())
         try:
             async with asyncio.TaskGroup() as group:
                 work = [
                     group.create_task(election.campaign(self._report), name="campaign"),
                     group.create_task(self._observe(client), name="observe"),
-                    group.create_task(self._lead_when_elected(), name="lead"),
+                    group.create_task(self._lead_when_elected(election), name="lead"),
                 ]
                 await stop.wait()
                 # A leader that goes on purpose lets the next one in at once.
@@ -107,20 +114,24 @@ class Scheduler:
             self._etcd_seen = True
             self.service.leader_address = value.decode() if value else ""
 
-    async def _lead_when_elected(self) -> None:
+    async def _lead_when_elected(self, election: Election) -> None:
         failures = 0
         while True:
             await self._elected.wait()
+            if not election.is_leader():
+                # A process that was stopped learns so here first; the report follows.
+                await asyncio.sleep(_REPORT_PAUSE_S)
+                continue
             try:
                 leader = await self._take_term()
                 failures = 0
                 await self._lead(leader)
             except* StaleTerm as group:
-                _LOG.warning(
-                    "another scheduler has taken the lead", reason=str(group.exceptions[0])
-                )
+                _LOG.warning("another scheduler has taken the lead", reason=str(_first(group)))
             except* MusterError as group:
-                _LOG.warning("leading was interrupted", reason=str(group.exceptions[0]))
+                _LOG.error(
+                    "leading was interrupted", reason=str(_first(group)), exc_info=_bug(group)
+                )
             failures += 1
             await asyncio.sleep(full_jitter(failures))
 
@@ -128,7 +139,7 @@ class Scheduler:
         answer = await self._storage.call(
             _Store,
             "AcquireTerm",
-            storage_pb2.AcquireTermRequest(candidate=self._config.advertise),
+            storage_pb2.AcquireTermRequest(candidate=self._advertise),
             timeout_s=STORE_TIMEOUT_S,
             retry=True,
         )
@@ -144,12 +155,14 @@ class Scheduler:
             answer.term,
             answer.clock_ms,
             _policy(stored.policy_json, self._config.strategy),
-            self._config.advertise,
+            self._advertise,
         )
         await leader.load_wishes()
         return leader
 
     async def _lead(self, leader: Leader) -> None:
+        # The election may have been lost while the term was being taken.
+        leader.restricted = not self._elected.is_set()
         self.service.leader = leader
         metrics.LEADER.set(1)
         metrics.TERM.set(leader.term)
@@ -164,6 +177,18 @@ class Scheduler:
             self.service.leader = None
             metrics.LEADER.set(0)
             metrics.TERM.set(0)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _bug(error: BaseException) -> BaseException | None:
+    """The error, when its traceback is worth a line in the log."""
+    first = _first(error)
+    return None if isinstance(first, MusterError) and passes(first) else error
 
 
 def _policy(stored: bytes, strategy: str) -> Policy:

@@ -38,12 +38,18 @@ class Config:
         except InvalidInput as error:
             raise ConfigurationError("MUSTER_STRATEGY", chosen, error.limit) from error
         ttl = environ.get("MUSTER_LEADER_TTL_S", "3")
-        if not ttl.isdigit() or not 2 <= int(ttl) <= 60:
+        if not (ttl.isascii() and ttl.isdigit()) or not 2 <= int(ttl) <= 60:
             raise ConfigurationError("MUSTER_LEADER_TTL_S", ttl, "whole seconds, 2 to 60")
         return cls(
-            listen=listen,
-            metrics_listen=environ.get("MUSTER_METRICS_LISTEN", DEFAULT_METRICS_LISTEN),
-            advertise=environ.get("MUSTER_ADVERTISE", listen),
+            listen=_checked("MUSTER_LISTEN", listen, least_port=0),
+            metrics_listen=_checked(
+                "MUSTER_METRICS_LISTEN",
+                environ.get("MUSTER_METRICS_LISTEN", DEFAULT_METRICS_LISTEN),
+                least_port=0,
+            ),
+            advertise=_checked(
+                "MUSTER_ADVERTISE", environ.get("MUSTER_ADVERTISE", listen), least_port=0
+            ),
             join_secret=_needed(environ, "MUSTER_JOIN_SECRET", "the cluster's join secret"),
             etcd=_addresses(environ, "MUSTER_ETCD_ENDPOINTS"),
             storage=_addresses(environ, "MUSTER_STORAGE"),
@@ -66,8 +72,13 @@ def _addresses(environ: Mapping[str, str], key: str, *, optional: bool = False) 
     out = tuple(a.strip() for a in given.split(",") if a.strip())
     if not out and not optional:
         raise ConfigurationError(key, given, "a comma-separated list of host:port is needed")
-    for address in out:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigurationError(key, address, "each address is host:port")
-    return out
+    return tuple(_checked(key, address, least_port=1) for address in out)
+
+
+def _checked(key: str, address: str, *, least_port: int) -> str:
+    host, _, port = address.rpartition(":")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    if not host or not least_port <= number < 65536:
+        accepted = f"host:port is needed, with a port of {least_port} to 65535"
+        raise ConfigurationError(key, address, accepted)
+    return address

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import structlog
 
 from muster.api.v1 import scheduler_pb2, storage_pb2
-from muster.domain.errors import Conflict, InvalidInput
+from muster.domain.errors import Conflict, InvalidInput, NotLeader
 from muster.domain.ids import AgentId, TaskId, TenantId, parse_agent_id
+from muster.domain.task import (
+    MAX_ERROR_CHARS,
+    MAX_INLINE_RESULT_BYTES,
+    Outcome,
+    OutcomeKind,
+)
 from muster.domain.task_lifecycle import HELD_STATES
 from muster.rpc import conversion
 from muster.rpc.clock import wall_ms
@@ -18,15 +27,28 @@ from muster_scheduler.sessions import Session
 
 _LOG = structlog.get_logger("muster.scheduler")
 
+# What storage takes of one progress event.
+MAX_PARTIAL_BYTES = 64 * 1024
+MAX_NOTE_CHARS = 1024
+_ROLES = (scheduler_pb2.SESSION_ROLE_RUNTIME, scheduler_pb2.SESSION_ROLE_SUPERVISOR)
+_SHA256_HEX = re.compile("[0-9a-f]{64}")
+
 
 def open_session(leader: Leader, first: scheduler_pb2.SessionRequest) -> Session:
-    """Takes the hello; raises Conflict when a newer incarnation is known."""
+    """Takes the hello; raises Conflict when a newer incarnation is known, NotLeader when the
+    agent has obeyed a newer leader or this one is over."""
     if not first.HasField("hello"):
         raise InvalidInput("session", "", "it begins with a hello")
+    if leader.over or first.term > leader.term:
+        raise NotLeader
     hello = first.hello
     ident = parse_agent_id(hello.agent)
     now = leader.now()
+    if hello.role not in _ROLES:
+        raise InvalidInput("hello.role", hello.role, "RUNTIME or SUPERVISOR")
     supervisor = hello.role == scheduler_pb2.SESSION_ROLE_SUPERVISOR
+    if not supervisor and first.incarnation < 1:
+        raise InvalidInput("incarnation", first.incarnation, "at least 1, given by the registry")
     session = Session(ident, first.incarnation, supervisor=supervisor)
     if supervisor:
         older = leader.supervisors.get(ident)
@@ -44,6 +66,11 @@ def open_session(leader: Leader, first: scheduler_pb2.SessionRequest) -> Session
         held = [(_ref(h.ref), h.state == scheduler_pb2.HELD_STATE_ENDED) for h in hello.held]
         session.welcome(now.clock_ms)
         agents.connected(leader.state, ident, first.incarnation, held, now)
+        for item in hello.held:
+            # Its own word of this may have been lost with an earlier session or leader.
+            if item.state == scheduler_pb2.HELD_STATE_RUNNING:
+                ref = _ref(item.ref)
+                tasks.started_attempt(leader.state, ident, first.incarnation, ref, 0, now)
     if older is not None:
         older.close()
     if supervisor:
@@ -82,15 +109,9 @@ def take_message(leader: Leader, session: Session, message: scheduler_pb2.Sessio
     for begun in message.started:
         tasks.started_attempt(state, ident, incarnation, _ref(begun.ref), begun.started_at_ms, now)
     for waits in message.waiting:
-        task = state.tasks.get(TaskId(waits.ref.task_id))
-        if task is not None and task.status.attempt == waits.ref.attempt:
-            state.set_waiting(task, waits.waiting)
+        tasks.waiting_attempt(state, ident, incarnation, _ref(waits.ref), waits.waiting)
     for ended in message.outcomes:
-        try:
-            outcome = conversion.outcome_from_proto(ended.outcome)
-        except InvalidInput as error:
-            _LOG.error("an outcome is not understood", agent=ident, why=str(error))
-            continue
+        outcome = _outcome(ident, ended)
         if not tasks.outcome(state, ident, incarnation, _ref(ended.ref), outcome, now):
             metrics.STALE_OUTCOMES.inc()
     for progress in message.progress:
@@ -98,11 +119,35 @@ def take_message(leader: Leader, session: Session, message: scheduler_pb2.Sessio
     leader.wake()
 
 
+def _outcome(ident: AgentId, ended: scheduler_pb2.AttemptOutcome) -> Outcome:
+    """The outcome; a failure in its place when it breaks a rule, for the attempt has ended, and
+    storage would refuse it together with everybody else's."""
+    try:
+        outcome = conversion.outcome_from_proto(ended.outcome)
+        size = len(outcome.output_json)
+        if size > MAX_INLINE_RESULT_BYTES:
+            limit = f"at most {MAX_INLINE_RESULT_BYTES} bytes, larger ones go to the blob store"
+            raise InvalidInput("outcome.output_json", f"{size} bytes", limit)  # noqa: TRY301
+        if outcome.output_blob and not _SHA256_HEX.fullmatch(outcome.output_blob):
+            limit = "the SHA-256 of a blob in hexadecimal"
+            raise InvalidInput("outcome.output_blob", outcome.output_blob, limit)  # noqa: TRY301
+    except InvalidInput as error:
+        _LOG.error("an outcome is refused", agent=ident, task=ended.ref.task_id, why=str(error))
+        return Outcome(OutcomeKind.FAILED, error=str(error), error_kind="bad_outcome")
+    if len(outcome.error) > MAX_ERROR_CHARS:
+        return replace(outcome, error=outcome.error[:MAX_ERROR_CHARS])
+    return outcome
+
+
 def _publish(leader: Leader, ident: AgentId, progress: scheduler_pb2.AttemptProgress) -> None:
     task = leader.state.tasks.get(TaskId(progress.ref.task_id))
     if task is None or task.status.attempt != progress.ref.attempt:
         return
     if task.status.state not in HELD_STATES or task.status.agent != ident:
+        return
+    if len(progress.partial_json) > MAX_PARTIAL_BYTES:
+        _LOG.warning("a partial output is too large to be shown", agent=ident, task=task.id)
+        metrics.EVENTS_DROPPED.inc()
         return
     leader.publisher.add(
         storage_pb2.Event(
@@ -114,7 +159,7 @@ def _publish(leader: Leader, ident: AgentId, progress: scheduler_pb2.AttemptProg
             agent=ident,
             skill=task.spec.skill,
             fraction=progress.fraction,
-            note=progress.note,
+            note=progress.note[:MAX_NOTE_CHARS],
             partial_json=progress.partial_json,
             partial_index=progress.partial_index,
             state=conversion.TASK_STATE_TO_PROTO[task.status.state],

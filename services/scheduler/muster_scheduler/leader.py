@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,33 @@ import structlog
 
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
 from muster.domain.agent_lifecycle import AgentWish
-from muster.domain.errors import InvalidInput, MusterError, Overloaded, StaleTerm, Unavailable
-from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.domain.errors import (
+    InvalidInput,
+    MusterError,
+    NotLeader,
+    Overloaded,
+    StaleTerm,
+    Unavailable,
+)
+from muster.domain.ids import (
+    AgentId,
+    TaskId,
+    parse_skill_name,
+    parse_task_id,
+    parse_tenant_id,
+)
+from muster.domain.task import TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster.rpc import conversion
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms, wall_ms
-from muster.rpc.status import rpc_errors
 from muster_scheduler import metrics
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.errors import passes
+from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
 from muster_scheduler.sessions import Session
@@ -39,6 +54,10 @@ _Store = storage_pb2_grpc.StorageServiceStub
 
 # What one leader keeps in memory; about 3 KiB each.
 MAX_OPEN_TASKS = 1_000_000
+# Submitted and not durable yet: some seconds' worth of writing, so that a storage that is away
+# does not fill the memory with tasks of which their clients know nothing.
+MAX_UNWRITTEN_TASKS = 50_000
+MAX_UNWRITTEN_BYTES = 256 * 1024 * 1024
 TICK_S = 0.1
 JUDGE_EVERY_TICKS = 10
 CONFIRM_S = 1.0
@@ -47,9 +66,18 @@ CONFIRMED_FOR_MS = 3_000
 STORE_TIMEOUT_S = 5.0
 
 
+@dataclass(slots=True)
+class _Creation:
+    """A submitted task that is being created, and who waits for it."""
+
+    size_bytes: int
+    waiters: list[asyncio.Future[TaskState]] = field(default_factory=list)
+
+
 class Leader:
     """One term of leadership. `restricted` while etcd does not confirm the lead: nothing new is
-    placed and no agent is judged, but outcomes are recorded and beats answered."""
+    placed and no agent is judged, but outcomes are recorded and beats answered. `over` once it has
+    ended: then nobody may be let in any more."""
 
     def __init__(
         self, storage: ServiceChannel, term: int, clock_ms: int, policy: Policy, address: str
@@ -58,19 +86,23 @@ class Leader:
         self.term = term
         self.address = address
         self.restricted = False
+        self.over = False
         self.state = ClusterState(policy, np.random.default_rng(), random.random)
         self.sessions: dict[AgentId, Session] = {}
         self.supervisors: dict[AgentId, Session] = {}
-        self.ready = asyncio.Event()
         self.tasks_per_s = 0.0
         self._clock_base_ms = clock_ms
         self._clock_boot_ms = boot_ms()
+        self._advanced_boot_ms = self._clock_boot_ms
         self._confirmed_boot_ms = boot_ms()
         self._flush_due = False
-        self._created: dict[TaskId, list[asyncio.Future[TaskState]]] = {}
+        self._flush_error: Exception | None = None
+        self._flush_failed = asyncio.Event()
+        self._creating: dict[TaskId, _Creation] = {}
+        self._unwritten_bytes = 0
         self._settling: dict[TaskId, list[asyncio.Future[None]]] = {}
-        self._reload: deque[tuple[TenantId, TaskId]] = deque()
-        self._reload_wake = asyncio.Event()
+        self.loader = Loader(storage, term, self.state, self.now, self.wake)
+        self.ready = self.loader.ready
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
 
@@ -96,18 +128,19 @@ class Leader:
                 group.create_task(self._confirm(), name="confirm term")
                 group.create_task(self.writer.run(), name="writer")
                 group.create_task(self.publisher.run(), name="publisher")
-                group.create_task(self._load_and_tail(), name="load and tail")
+                group.create_task(self.loader.run(), name="loader")
                 group.create_task(self._tick(), name="tick")
-                group.create_task(self._reload_tasks(), name="reload")
+                group.create_task(self._until_flush_fails(), name="flush")
         finally:
+            self.over = True
             for session in (*self.sessions.values(), *self.supervisors.values()):
                 session.close()
             self._give_up_waiters()
 
     def _give_up_waiters(self) -> None:
         waiters: list[asyncio.Future[Any]] = []
-        for created in self._created.values():
-            waiters.extend(created)
+        for creation in self._creating.values():
+            waiters.extend(creation.waiters)
         for settling in self._settling.values():
             waiters.extend(settling)
         for waiter in waiters:
@@ -120,15 +153,18 @@ class Leader:
         failures = 0
         while True:
             started = boot_ms()
+            # Only the time since the last try: one whose answer was lost may have counted, and the
+            # clock may stand still at times but must never run ahead.
             request = storage_pb2.ConfirmTermRequest(
-                term=self.term, advance_ms=max(0, started - self._clock_boot_ms)
+                term=self.term, advance_ms=max(0, started - self._advanced_boot_ms)
             )
+            self._advanced_boot_ms = started
             try:
                 answer = await self.storage.call(
                     _Store, "ConfirmTerm", request, timeout_s=CONFIRM_S
                 )
             except MusterError as error:
-                if not isinstance(error, Unavailable) and error.code != "deadline_exceeded":
+                if not passes(error):
                     raise
                 failures += 1
                 self.storage.rotate()
@@ -140,103 +176,6 @@ class Leader:
             self._clock_base_ms, self._clock_boot_ms = answer.clock_ms, started
             self._confirmed_boot_ms = started
             await asyncio.sleep(CONFIRM_S)
-
-    async def _load_and_tail(self) -> None:
-        """Loads all open tasks, then follows those that gateways create on their own."""
-        failures = 0
-        position = ""
-        while True:
-            try:
-                if not position:
-                    position = await self._load()
-                    self.ready.set()
-                    self.wake()
-                call = self.storage.stream(
-                    _Store,
-                    "Tail",
-                    storage_pb2.TailRequest(
-                        from_id=position,
-                        kinds=[storage_pb2.EVENT_KIND_TASK_CREATED],
-                        only_term_zero=True,
-                    ),
-                )
-                with rpc_errors("storage"):
-                    async for message in call:
-                        failures = 0
-                        position = message.last_id or position
-                        if message.gap:
-                            position = ""
-                            break
-                        self._look_up(
-                            [(TenantId(e.tenant), TaskId(e.task_id)) for e in message.events]
-                        )
-            except MusterError as error:
-                failures += 1
-                if failures == 1:
-                    _LOG.warning("reading from storage was interrupted", reason=str(error))
-                self.storage.rotate()
-            await asyncio.sleep(full_jitter(failures))
-
-    async def _load(self) -> str:
-        position = ""
-        count = 0
-        call = self.storage.stream(
-            _Store, "LoadOpen", storage_pb2.LoadOpenRequest(term=self.term), timeout_s=120.0
-        )
-        with rpc_errors("storage", 120.0):
-            async for message in call:
-                position = message.tail_from or position
-                self._take_over(message.tasks)
-                count += len(message.tasks)
-        _LOG.info("open tasks are loaded", tasks=count, term=self.term)
-        return position or "0"
-
-    def _take_over(self, messages: Sequence[task_pb2.Task]) -> None:
-        now = self.now()
-        for message in messages:
-            if not message.HasField("spec"):
-                continue
-            try:
-                task = conversion.task_from_proto(message)
-            except InvalidInput as error:
-                # Written by a newer version: left alone for a leader that understands it.
-                _LOG.error("a stored task is not understood", task=message.spec.id, why=str(error))
-                continue
-            tasks.load(self.state, task.spec, task.status, message.spec, now)
-        self.wake()
-
-    def _look_up(self, idents: Sequence[tuple[TenantId, TaskId]]) -> None:
-        wanted = [pair for pair in idents if pair[1] not in self.state.tasks]
-        if wanted:
-            self._reload.extend(wanted)
-            self._reload_wake.set()
-
-    async def _reload_tasks(self) -> None:
-        failures = 0
-        while True:
-            await self._reload_wake.wait()
-            self._reload_wake.clear()
-            while self._reload:
-                by_tenant: dict[TenantId, list[TaskId]] = {}
-                batch = [self._reload.popleft() for _ in range(min(500, len(self._reload)))]
-                for tenant, ident in batch:
-                    by_tenant.setdefault(tenant, []).append(ident)
-                try:
-                    for tenant, idents in by_tenant.items():
-                        answer = await self.storage.call(
-                            _Store,
-                            "GetTasks",
-                            storage_pb2.GetTasksRequest(tenant=tenant, ids=idents),
-                            timeout_s=STORE_TIMEOUT_S,
-                            retry=True,
-                        )
-                        self._take_over(answer.tasks)
-                    failures = 0
-                except MusterError as error:
-                    failures += 1
-                    _LOG.warning("tasks could not be looked up yet", reason=str(error))
-                    self._reload.extendleft(reversed(batch))
-                    await asyncio.sleep(full_jitter(failures))
 
     async def _tick(self) -> None:
         await self.ready.wait()
@@ -280,6 +219,20 @@ class Leader:
 
     def _flush(self) -> None:
         self._flush_due = False
+        if self.over or self._flush_error is not None:
+            return
+        try:
+            self._carry_out()
+        except Exception as error:  # noqa: BLE001  raised by `run`, which the event loop would not
+            self._flush_error = error
+            self._flush_failed.set()
+
+    async def _until_flush_fails(self) -> None:
+        await self._flush_failed.wait()
+        assert self._flush_error is not None
+        raise self._flush_error
+
+    def _carry_out(self) -> None:
         state = self.state
         if state.place_again and self.ready.is_set() and not self.restricted:
             with metrics.PLACE_SECONDS.time():
@@ -289,7 +242,7 @@ class Leader:
         commands = state.drain()
         if commands.writes:
             self.writer.add(commands.writes)
-        clock_ms = self._clock_base_ms + boot_ms() - self._clock_boot_ms
+        clock_ms = self.now().clock_ms
         for ident, push in commands.pushes.items():
             session = self.sessions.get(ident)
             if session is not None:
@@ -302,19 +255,16 @@ class Leader:
             _LOG.info("agent changed", agent=change.agent, state=change.state.value, why=change.why)
             self.publisher.agent_changed(change)
         if commands.reload:
-            self._look_up(commands.reload)
+            self.loader.reload(commands.reload)
 
     def _on_written(self, answers: Sequence[Answer]) -> None:
         for write, verdict, standing in answers:
             if write.task.write is not write:
                 continue
-            before = write.expect
             tasks.written(self.state, write, verdict, standing)
-            if before is None:
+            if write.expect is None:
                 state = standing.state if standing is not None else write.status.state
-                for future in self._created.pop(write.task.id, ()):
-                    if not future.done():
-                        future.set_result(state)
+                self._created(write.task.id, None if verdict is tasks.Verdict.GONE else state)
             if self._settling and write.task.id not in self.state.dirty:
                 for done in self._settling.pop(write.task.id, ()):
                     if not done.done():
@@ -323,14 +273,40 @@ class Leader:
                 metrics.ENDED.labels(write.status.state.value).inc()
         self.wake()
 
+    def _created(self, ident: TaskId, state: TaskState | None) -> None:
+        """None: storage refuses the task."""
+        creation = self._creating.pop(ident, None)
+        if creation is None:
+            return
+        self._unwritten_bytes -= creation.size_bytes
+        for waiter in creation.waiters:
+            if waiter.done():
+                continue
+            if state is not None:
+                waiter.set_result(state)
+            else:
+                waiter.set_exception(InvalidInput("tasks", ident, "storage does not accept it"))
+                waiter.exception()
+
     # ------------------------------------------------------------------- RPCs
 
     async def submit(self, messages: Sequence[task_pb2.TaskSpec]) -> list[TaskState]:
-        """Admits tasks; returns their states once all of them are durable."""
-        await self.ready.wait()
+        """Admits tasks; returns their states once all of them are durable.
+
+        Raises Unavailable while storage does not confirm the term, and Overloaded at a bound.
+        """
+        if self.over:
+            raise NotLeader
+        if not self.confirmed:
+            raise Unavailable("storage", "it has not confirmed the leader's term lately")
         if len(self.state.tasks) + len(messages) > MAX_OPEN_TASKS:
             raise Overloaded(f"{MAX_OPEN_TASKS} tasks are open already", retry_after_s=5.0)
-        specs = [conversion.spec_from_proto(m) for m in messages]
+        if (
+            len(self._creating) + len(messages) > MAX_UNWRITTEN_TASKS
+            or self._unwritten_bytes > MAX_UNWRITTEN_BYTES
+        ):
+            raise Overloaded(f"{len(self._creating)} tasks wait to be written already")
+        specs = [_checked(m) for m in messages]
         now = self.now()
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[TaskState]] = []
@@ -343,13 +319,19 @@ class Leader:
                 continue
             if known is None:
                 tasks.admit(self.state, spec, message, now)
-            self._created.setdefault(spec.id, []).append(future)
+            creation = self._creating.get(spec.id)
+            if creation is None:
+                creation = self._creating[spec.id] = _Creation(message.ByteSize())
+                self._unwritten_bytes += creation.size_bytes
+            creation.waiters.append(future)
         metrics.SUBMITTED.inc(len(specs))
         self.wake()
         return list(await asyncio.gather(*futures))
 
     async def settled(self, idents: Sequence[TaskId]) -> None:
         """Waits until what was decided about these tasks is durable."""
+        if self.over:
+            raise NotLeader
         waiting = []
         for ident in idents:
             task = self.state.tasks.get(ident)
@@ -385,3 +367,13 @@ class Leader:
         )
         for ident, wish in answer.wishes.items():
             self.state.wishes[AgentId(ident)] = conversion.agent_wish_from_proto(wish)
+
+
+def _checked(message: task_pb2.TaskSpec) -> TaskSpec:
+    """Whatever storage compares, indexes or builds names from; raises InvalidInput."""
+    parse_task_id(message.id)
+    parse_tenant_id(message.tenant)
+    parse_skill_name(message.skill)
+    if message.version > conversion.VERSION:
+        raise InvalidInput("version", message.version, f"at most {conversion.VERSION} is known")
+    return conversion.spec_from_proto(message)

@@ -14,12 +14,15 @@ from muster.rpc.clock import wall_ms
 from muster.rpc.conversion import AGENT_STATE_TO_PROTO
 from muster_scheduler import metrics
 from muster_scheduler.core.commands import AgentChanged
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 
 # When storage is slow the oldest progress is dropped; readers see it by its index.
 MAX_WAITING = 20_000
+MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_BATCH = 500
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 CALL_TIMEOUT_S = 5.0
 MAX_TRIES = 5
 
@@ -30,16 +33,22 @@ class Publisher:
     def __init__(self, storage: ServiceChannel, term: int) -> None:
         self._storage = storage
         self._term = term
-        self._waiting: deque[storage_pb2.Event] = deque()
+        self._waiting: deque[tuple[storage_pb2.Event, int]] = deque()
+        self._waiting_bytes = 0
         self._wake = asyncio.Event()
 
     def add(self, event: storage_pb2.Event) -> None:
         """Takes an event; when there is no room the oldest is dropped and counted."""
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting.popleft()
-            metrics.EVENTS_DROPPED.inc()
         event.term = self._term
-        self._waiting.append(event)
+        size_bytes = event.ByteSize()
+        while self._waiting and (
+            len(self._waiting) >= MAX_WAITING
+            or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES
+        ):
+            self._waiting_bytes -= self._waiting.popleft()[1]
+            metrics.EVENTS_DROPPED.inc()
+        self._waiting.append((event, size_bytes))
+        self._waiting_bytes += size_bytes
         self._wake.set()
 
     def agent_changed(self, change: AgentChanged) -> None:
@@ -61,12 +70,24 @@ class Publisher:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                count = min(MAX_BATCH, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(count)]
-                await self._send(batch)
+                await self._send(self._next_batch())
+
+    def _next_batch(self) -> list[storage_pb2.Event]:
+        batch: list[storage_pb2.Event] = []
+        bytes_left = MAX_BATCH_BYTES
+        while self._waiting and len(batch) < MAX_BATCH:
+            event, size_bytes = self._waiting[0]
+            if batch and size_bytes > bytes_left:
+                break
+            bytes_left -= size_bytes
+            self._waiting_bytes -= size_bytes
+            self._waiting.popleft()
+            batch.append(event)
+        return batch
 
     async def _send(self, batch: list[storage_pb2.Event]) -> None:
         request = storage_pb2.PublishRequest(events=batch)
+        last = ""
         for attempt in range(MAX_TRIES):
             try:
                 await self._storage.call(
@@ -77,6 +98,8 @@ class Publisher:
                 )
             except MusterError as error:
                 last = str(error)
+                if not passes(error):
+                    break
                 await asyncio.sleep(full_jitter(attempt + 2))
             else:
                 return

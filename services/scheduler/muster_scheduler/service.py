@@ -11,9 +11,9 @@ import structlog
 from muster.api.v1 import agent_pb2, scheduler_pb2, scheduler_pb2_grpc
 from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, Unavailable
-from muster.domain.ids import TaskId, parse_agent_id
+from muster.domain.ids import TaskId, TenantId, parse_agent_id
 from muster.domain.task import MAX_BATCH_TASKS
-from muster.domain.task_lifecycle import ENDED_STATES
+from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster.rpc import conversion
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.explain import explain
@@ -44,7 +44,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def _leading(self) -> Leader:
         leader = self.leader
-        if leader is None:
+        if leader is None or leader.over:
             raise NotLeader(self.leader_address)
         if not leader.ready.is_set():
             try:
@@ -52,6 +52,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
                     await leader.ready.wait()
             except TimeoutError:
                 raise Unavailable("the leader", "it is still loading open tasks") from None
+            if leader.over:
+                raise NotLeader(self.leader_address)
         return leader
 
     async def Submit(
@@ -68,24 +70,18 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Cancel(
         self, request: scheduler_pb2.CancelRequest, context: Any
     ) -> scheduler_pb2.CancelResponse:
+        if len(request.ids) > MAX_BATCH_TASKS:
+            raise InvalidInput("ids", len(request.ids), f"at most {MAX_BATCH_TASKS} in a batch")
         leader = await self._leading()
-        now = leader.now()
-        results = []
-        for ident in request.ids:
-            task = leader.state.tasks.get(TaskId(ident))
-            if task is None or task.spec.tenant != request.tenant:
-                results.append(scheduler_pb2.CancelResult(code=scheduler_pb2.CANCEL_CODE_NOT_FOUND))
-                continue
-            code = scheduler_pb2.CANCEL_CODE_ACCEPTED
-            if task.status.state in ENDED_STATES:
-                code = scheduler_pb2.CANCEL_CODE_ENDED
-            state = tasks.cancel(leader.state, task, now)
-            results.append(
-                scheduler_pb2.CancelResult(code=code, state=conversion.TASK_STATE_TO_PROTO[state])
-            )
+        tenant = TenantId(request.tenant)
+        idents = [TaskId(i) for i in request.ids]
+        # A gateway may have created some of them on its own a moment ago; others have ended.
+        unknown = [i for i in idents if i not in leader.state.tasks]
+        stored = await leader.loader.find(tenant, unknown) if unknown else {}
+        results = [_cancel(leader, tenant, ident, stored.get(ident)) for ident in idents]
         leader.wake()
         # Accepted means durable: the answer waits for the writes that carry the wishes.
-        await leader.settled([TaskId(i) for i in request.ids])
+        await leader.settled(idents)
         return scheduler_pb2.CancelResponse(results=results)
 
     async def ListAgentViews(
@@ -123,10 +119,13 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         if task is None or task.spec.tenant != request.tenant:
             return scheduler_pb2.ExplainResponse(found=False)
         found = explain(leader.state, task, leader.now())
+        summary = found.summary
+        if leader.restricted and found.state is TaskState.PENDING:
+            summary = f"etcd does not confirm the leader, so nothing new is placed; {summary}"
         return scheduler_pb2.ExplainResponse(
             found=True,
             state=conversion.TASK_STATE_TO_PROTO[found.state],
-            summary=found.summary,
+            summary=summary,
             queue_position=found.queue_position,
             queue_length=found.queue_length,
             excluded=dict(found.excluded),
@@ -189,11 +188,29 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> None:
         try:
             async for message in requests:
+                if session.closed:
+                    return
                 if message.term > leader.term:
                     raise NotLeader(self.leader_address)
                 take_message(leader, session, message)
         finally:
             session.close()
+            _close(leader, session)
+
+
+def _cancel(
+    leader: Leader, tenant: TenantId, ident: TaskId, stored: TaskState | None
+) -> scheduler_pb2.CancelResult:
+    task = leader.state.tasks.get(ident)
+    if task is not None and task.spec.tenant == tenant:
+        ended = task.status.state in ENDED_STATES
+        state = tasks.cancel(leader.state, task, leader.now())
+        code = scheduler_pb2.CANCEL_CODE_ENDED if ended else scheduler_pb2.CANCEL_CODE_ACCEPTED
+    elif stored is not None:
+        state, code = stored, scheduler_pb2.CANCEL_CODE_ENDED
+    else:
+        return scheduler_pb2.CancelResult(code=scheduler_pb2.CANCEL_CODE_NOT_FOUND)
+    return scheduler_pb2.CancelResult(code=code, state=conversion.TASK_STATE_TO_PROTO[state])
 
 
 def _close(leader: Leader, session: OpenSession) -> None:

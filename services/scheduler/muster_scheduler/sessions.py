@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from muster.api.v1 import scheduler_pb2
 from muster.domain.ids import AgentId
@@ -14,6 +15,11 @@ from muster_scheduler.core.records import AttemptRef
 
 # An agent that reads nothing for so many merged items is cut off; it dials again and reconciles.
 MAX_UNSENT = 20_000
+# Of one message; gRPC's bound is 16 MiB, and inputs of 1 MiB would pass it.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# About what an assignment has besides its input, and what a reference to an attempt takes.
+_ASSIGNMENT_BYTES = 500
+_REF_BYTES = 64
 
 
 class Session:
@@ -24,15 +30,22 @@ class Session:
         self.incarnation = incarnation
         self.supervisor = supervisor
         self.closed = False
-        self._next = scheduler_pb2.SessionResponse()
-        self._size = 0
+        # The last one is filled, the first one is sent next.
+        self._messages: deque[scheduler_pb2.SessionResponse] = deque()
+        self._last_bytes = 0
+        self._unsent = 0
         self._wake = asyncio.Event()
 
     def push(self, push: Push, clock_ms: int) -> None:
         """Adds what the core wants this runtime to be told."""
-        message = self._next
+        items = len(push.assign) + len(push.acks) + len(push.drop) + len(push.cancel)
+        if self.closed or not (items or push.drain):
+            return
+        if self._unsent > MAX_UNSENT:
+            self.close()
+            return
         for task in push.assign:
-            message.assign.append(
+            self._filling(_ASSIGNMENT_BYTES + len(task.spec.input_json)).assign.append(
                 scheduler_pb2.Assignment(
                     spec=task.wire,  # type: ignore[arg-type]
                     attempt=task.status.attempt,
@@ -40,6 +53,7 @@ class Session:
                     timeout_ms=timeout_for(task.spec, task.status, clock_ms),
                 )
             )
+        message = self._filling()
         for ref, wish in push.cancel:
             message.cancel.append(
                 scheduler_pb2.CancelAttempt(ref=_ref(ref), wish=WISH_TO_PROTO[wish or Wish.CANCEL])
@@ -51,43 +65,49 @@ class Session:
             message.drop.append(_ref(ref))
         if push.drain:
             message.drain = True
-        self._grew(len(push.assign) + len(push.acks) + len(push.drop) + len(push.cancel) + 1)
+        self._unsent += items
+        self._last_bytes += items * _REF_BYTES
 
     def welcome(self, clock_ms: int) -> None:
         """The first message."""
-        self._next.welcome.clock_ms = clock_ms
-        self._grew(1)
+        self._filling().welcome.clock_ms = clock_ms
 
     def answer_beat(self, seq: int) -> None:
         """Answers the newest beat; older ones need no answer of their own."""
-        self._next.beat_ack.seq = seq
-        self._grew(1)
+        self._filling().beat_ack.seq = seq
 
     def restart(self, incarnation: int, why: str) -> None:
         """Tells a supervisor to restart its runtime."""
-        self._next.restart.incarnation = incarnation
-        self._next.restart.why = why
-        self._grew(1)
+        message = self._filling()
+        message.restart.incarnation = incarnation
+        message.restart.why = why
 
-    def _grew(self, items: int) -> None:
-        self._size += items
-        if self._size > MAX_UNSENT:
-            self.close()
+    def _filling(self, size_bytes: int = 0) -> scheduler_pb2.SessionResponse:
+        """The message that takes the next item. Within one, an agent looks at assignments first:
+        whatever else is said of an attempt follows its assignment."""
+        if not self._messages or (self._last_bytes + size_bytes > MAX_MESSAGE_BYTES):
+            self._messages.append(scheduler_pb2.SessionResponse())
+            self._last_bytes = 0
+        self._last_bytes += size_bytes
         self._wake.set()
+        return self._messages[-1]
 
     def close(self) -> None:
         """Ends the session; the peer dials again if it lives."""
         self.closed = True
+        self._messages.clear()
         self._wake.set()
 
     async def next(self, term: int) -> scheduler_pb2.SessionResponse | None:
-        """All that gathered since the last call, or None once closed."""
+        """What gathered since the last call, as much of it as one message holds; None once
+        closed."""
         await self._wake.wait()
         if self.closed:
             return None
-        self._wake.clear()
-        message, self._next = self._next, scheduler_pb2.SessionResponse()
-        self._size = 0
+        message = self._messages.popleft()
+        if not self._messages:
+            self._unsent = 0
+            self._wake.clear()
         message.term = term
         return message
 

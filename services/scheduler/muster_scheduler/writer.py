@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
-from muster.domain.errors import DeadlineExceeded, Unavailable
+from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.task import TaskStatus
 from muster.rpc import conversion
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster_scheduler import metrics
 from muster_scheduler.core.records import Write
 from muster_scheduler.core.tasks import Verdict
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
 
 MAX_BATCH = 500
+# Half of what a message may hold; inputs of 1 MiB and outputs of 64 KiB would pass it.
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+# Of a status and a specification without the input, an outcome without output and error.
+_OTHER_BYTES = 500
 # While one call is under way the next may gather and go; a task is never in both.
 CONCURRENT_CALLS = 2
 CALL_TIMEOUT_S = 5.0
@@ -69,10 +74,19 @@ class Writer:
         while True:
             await self._wake.wait()
             while self._waiting:
-                count = min(MAX_BATCH, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(count)]
-                await self._write(batch)
+                await self._write(self._next_batch())
             self._wake.clear()
+
+    def _next_batch(self) -> list[Write]:
+        waiting = self._waiting
+        batch: list[Write] = []
+        size = 0
+        while waiting and len(batch) < MAX_BATCH:
+            size += _size_bytes(waiting[0])
+            if batch and size > MAX_BATCH_BYTES:
+                break
+            batch.append(waiting.popleft())
+        return batch
 
     async def _write(self, batch: list[Write]) -> None:
         metrics.COMMIT_ITEMS.observe(len(batch))
@@ -99,7 +113,11 @@ class Writer:
                 for w in writes
             ],
         )
-        response = await self._call("Create", request)
+        try:
+            response = await self._call("Create", request)
+        except InvalidInput as error:
+            await self._one_by_one(writes, self._create, error)
+            return
         self._on_written(
             [
                 (w, _CREATED[r.code], _standing(r.status, _CREATED[r.code]))
@@ -111,7 +129,11 @@ class Writer:
         request = storage_pb2.ApplyRequest(
             term=self._term, transitions=[_transition(w) for w in writes]
         )
-        response = await self._call("Apply", request)
+        try:
+            response = await self._call("Apply", request)
+        except InvalidInput as error:
+            await self._one_by_one(writes, self._apply, error)
+            return
         self._on_written(
             [
                 (w, _APPLIED[r.code], _standing(r.status, _APPLIED[r.code]))
@@ -119,13 +141,31 @@ class Writer:
             ]
         )
 
+    async def _one_by_one(
+        self,
+        writes: list[Write],
+        again: Callable[[list[Write]], Awaitable[None]],
+        error: InvalidInput,
+    ) -> None:
+        """Storage takes a batch whole or not at all: one that it refuses is found by halving, so
+        that it stops nobody else's."""
+        if len(writes) > 1:
+            half = len(writes) // 2
+            await again(writes[:half])
+            await again(writes[half:])
+            return
+        _LOG.error("storage refuses a write", task=writes[0].task.id, why=str(error))
+        self._on_written([(writes[0], Verdict.GONE, None)])
+
     async def _call(self, method: str, request: object) -> Any:
         """Repeats until storage answers: a write that got through before counts as done."""
         failures = 0
         while True:
             try:
                 answer = await self._storage.call(_Store, method, request, timeout_s=CALL_TIMEOUT_S)
-            except (Unavailable, DeadlineExceeded) as error:
+            except MusterError as error:
+                if not passes(error):
+                    raise
                 if failures == 0:
                     _LOG.warning("storage does not take writes", reason=str(error))
                 failures += 1
@@ -135,8 +175,24 @@ class Writer:
                 return answer
 
 
+def _size_bytes(write: Write) -> int:
+    """About what it adds to a message."""
+    size = _OTHER_BYTES
+    if write.expect is None:
+        size += len(write.task.spec.input_json)
+    outcome = write.status.outcome
+    return size if outcome is None else size + len(outcome.output_json) + len(outcome.error)
+
+
 def _standing(status: task_pb2.TaskStatus, verdict: Verdict) -> TaskStatus | None:
-    return conversion.status_from_proto(status) if verdict is Verdict.STALE else None
+    if verdict is not Verdict.STALE:
+        return None
+    try:
+        return conversion.status_from_proto(status)
+    except InvalidInput as error:
+        # Written by a newer version; the task is looked up, and left alone then.
+        _LOG.error("a stored status is not understood", why=str(error))
+        return None
 
 
 def _transition(write: Write) -> storage_pb2.Transition:

@@ -1,0 +1,12 @@
+"""Which failures of a call mean: the same again later."""
+
+from __future__ import annotations
+
+from muster.domain.errors import DeadlineExceeded, MusterError, Overloaded, Unavailable
+
+
+def passes(error: MusterError) -> bool:
+    """True for a peer that is away, slow or full, and for one that failed in a way it has no
+    word for (a broken connection may look like that); False when it has refused the request."""
+    transient = isinstance(error, Unavailable | DeadlineExceeded | Overloaded)
+    return transient or type(error) is MusterError

@@ -86,7 +86,10 @@ class _Subscriber:
         self.wake = asyncio.Event()
 
     def give(self, frames: list[Frame], size: int) -> None:
+        if self.lagged:
+            return
         if self.queued_bytes + size > MAX_QUEUE_BYTES and self.queue:
+            TAIL_LAGGED.inc()
             self.cut_off()
             return
         self.queue.append(frames)
@@ -95,6 +98,7 @@ class _Subscriber:
 
     def cut_off(self) -> None:
         self.queue.clear()
+        self.queued_bytes = 0
         self.lagged = True
         self.wake.set()
 
@@ -199,8 +203,6 @@ class EventFeed:
             size = sum([len(frame[2]) for frame in frames])
             for subscriber in self._subscribers:
                 subscriber.give(frames, size)
-                if subscriber.lagged:
-                    TAIL_LAGGED.inc()
 
     async def _join(self) -> _Subscriber:
         try:

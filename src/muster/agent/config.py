@@ -14,7 +14,7 @@
 | MUSTER_AGENT_RESOURCES | more capacity: gpu=2,chat_per_minute=600 | none |
 | MUSTER_AGENT_LABELS | zone=a,disk=ssd | none |
 | MUSTER_AGENT_PASS_ENV | variables that skills and commands may see; NAME or PREFIX* | none |
-| MUSTER_AGENT_DRAIN_TIMEOUT | how long running attempts may finish at SIGTERM | 30s |
+| MUSTER_AGENT_DRAIN_S | how long running attempts may finish at SIGTERM | 30 |
 | MUSTER_AGENT_MAX_RESULT | largest result of an attempt | 64Mi |
 | MUSTER_AGENT_ADDRESS_SPACE | RLIMIT_AS of what runs tasks; 0 = none | 0 |
 | MUSTER_AGENT_MAX_FILES | RLIMIT_NOFILE of what runs tasks | 4096 |
@@ -76,7 +76,7 @@ class AgentConfig:
     commands: tuple[str, ...] | None = None
     labels: tuple[tuple[str, str], ...] = ()
     pass_env: tuple[str, ...] = ()
-    drain_timeout_s: float = 30.0
+    drain_s: float = 30.0
     max_result_bytes: int = 64 * 1024 * 1024
     address_space_bytes: int = 0
     max_files: int = 4_096
@@ -91,7 +91,7 @@ class AgentConfig:
         """Reads the variables of the table above.
 
         `overrides` are values of the same names, in lower case and without MUSTER_ or
-        MUSTER_AGENT_ (`id`, `registry`, `skills`, `cpu`, `drain_timeout`, …); None is ignored,
+        MUSTER_AGENT_ (`id`, `registry`, `skills`, `cpu`, `drain_s`, …); None is ignored,
         lists and mappings are taken where the variable has commas. Raises ConfigurationError
         naming the variable.
         """
@@ -156,7 +156,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
             "resources",
             "labels",
             "pass_env",
-            "drain_timeout",
+            "drain_s",
             "max_result",
             "address_space",
             "max_files",
@@ -206,7 +206,7 @@ def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
         "commands": None if commands is None else _words(commands),
         "labels": _labels(values.get("MUSTER_AGENT_LABELS", "")),
         "pass_env": _words(values.get("MUSTER_AGENT_PASS_ENV", "")),
-        "drain_timeout_s": _duration(values, "MUSTER_AGENT_DRAIN_TIMEOUT", 30.0),
+        "drain_s": _duration(values, "MUSTER_AGENT_DRAIN_S", 30.0),
         "max_result_bytes": _amount(values, "MUSTER_AGENT_MAX_RESULT", "64Mi", Unit.BYTE, 1024),
         "address_space_bytes": _amount(values, "MUSTER_AGENT_ADDRESS_SPACE", "0", Unit.BYTE, 0),
         "max_files": _amount(values, "MUSTER_AGENT_MAX_FILES", "4096", Unit.COUNT, 64),

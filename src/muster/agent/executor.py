@@ -79,6 +79,7 @@ class Executor:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
         self._call_count = 0
+        self._closing = False
         self._sync_lane = Lane("sync", exclusive=True, eager=max(1, os.cpu_count() or 1))
         self._async_lanes: dict[str, Lane] = {}
 
@@ -153,6 +154,7 @@ class Executor:
 
     async def close(self) -> None:
         """Gives up everything at once."""
+        self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._tasks):
@@ -249,6 +251,8 @@ class Executor:
 
     def _settle(self, link: RunnerLink) -> None:
         """When the runner has exited and all that it had sent is read."""
+        if self._closing:
+            return
         if link.exit is None:
             # It closed its socket and lives: nothing more can be asked of it.
             self._kill(link)

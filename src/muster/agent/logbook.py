@@ -7,6 +7,7 @@ which the oldest give way. What is left out is said where it is missing.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -69,13 +70,14 @@ def _size(line: LogLine) -> int:
 
 
 class LogBook:
-    """All lines that the monitor has not taken yet."""
+    """All lines that the monitor has not confirmed yet. `on_pending` is called at new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_pending: Callable[[], None] = lambda: None) -> None:
         self._logs: dict[AttemptKey, _TaskLog] = {}
         self._pending: deque[LogLine | LogEnd] = deque()
         self._pending_bytes = 0
-        self._in_flight: tuple[LogLine | LogEnd, ...] = ()
+        self._in_flight: deque[tuple[int, tuple[LogLine | LogEnd, ...]]] = deque()
+        self._on_pending = on_pending
         self._agent_index = 0
         self.dropped_lines = 0
 
@@ -111,10 +113,10 @@ class LogBook:
             return
         self._say_left_out(key, log, now_ms)
         self._pending.append(LogEnd(key, log.tenant))
+        self._on_pending()
 
-    def take(self) -> LogBatch:
-        """The next batch; it is kept until `taken` or given back by `lost`."""
-        assert not self._in_flight
+    def take(self, seq: int) -> LogBatch:
+        """The next batch, for report number `seq`; it is kept until that is confirmed."""
         batch: list[LogLine | LogEnd] = []
         size = 0
         while self._pending and len(batch) < MAX_BATCH_LINES and size < MAX_BATCH_BYTES:
@@ -122,22 +124,26 @@ class LogBook:
             batch.append(item)
             if isinstance(item, LogLine):
                 size += _size(item)
-        self._pending_bytes -= size
-        self._in_flight = tuple(batch)
+        if batch:
+            self._in_flight.append((seq, tuple(batch)))
         return LogBatch(
             tuple(i for i in batch if isinstance(i, LogLine)),
             tuple(i for i in batch if isinstance(i, LogEnd)),
         )
 
-    def taken(self) -> None:
-        """The monitor has the batch."""
-        self._in_flight = ()
+    def confirmed(self, seq: int) -> None:
+        """The monitor keeps everything up to this report."""
+        while self._in_flight and self._in_flight[0][0] <= seq:
+            self._forget_oldest_batch()
 
     def lost(self) -> None:
-        """The connection went before the monitor answered: the batch is to be sent again."""
-        self._pending.extendleft(reversed(self._in_flight))
-        self._pending_bytes += sum(_size(i) for i in self._in_flight if isinstance(i, LogLine))
-        self._in_flight = ()
+        """The connection is gone: what was not confirmed is to be sent again."""
+        while self._in_flight:
+            self._pending.extendleft(reversed(self._in_flight.pop()[1]))
+
+    def _forget_oldest_batch(self) -> None:
+        _, batch = self._in_flight.popleft()
+        self._pending_bytes -= sum(_size(i) for i in batch if isinstance(i, LogLine))
 
     def _write_line(
         self, key: AttemptKey, log: _TaskLog, stream: str, level: str, text: str, now_ms: int
@@ -174,6 +180,10 @@ class LogBook:
     def _push(self, line: LogLine) -> None:
         self._pending.append(line)
         self._pending_bytes += _size(line)
+        self._on_pending()
+        # What was sent is most likely kept by the monitor, so it is the first to go.
+        while self._pending_bytes > MAX_PENDING_BYTES and self._in_flight:
+            self._forget_oldest_batch()
         while self._pending_bytes > MAX_PENDING_BYTES:
             oldest = self._pending.popleft()
             if isinstance(oldest, LogEnd):

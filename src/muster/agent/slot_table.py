@@ -114,19 +114,22 @@ class SlotTable:
         )
 
 
-def read_slot_table(path: Path) -> TableView | None:
-    """What the file says now; None when there is no complete one."""
+def read_slot_table(path: Path, *, attempts: bool = True) -> TableView | None:
+    """What the file says now, without the attempts if so wished; None = no complete one."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as source:
+            content = source.read(-1 if attempts else _HEADER_BYTES)
     except FileNotFoundError:
         return None
     if len(content) < _HEADER_BYTES:
         return None
     magic, records, pid, incarnation, term, stop_ms, leader = _HEADER.unpack_from(content)
-    if magic != _MAGIC or len(content) < _HEADER_BYTES + records * _RECORD.size:
+    if magic != _MAGIC:
+        return None
+    if attempts and len(content) < _HEADER_BYTES + records * _RECORD.size:
         return None
     started = []
-    for index in range(records):
+    for index in range(records if attempts else 0):
         used, attempt, task, tenant = _RECORD.unpack_from(
             content, _HEADER_BYTES + index * _RECORD.size
         )

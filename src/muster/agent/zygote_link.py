@@ -55,6 +55,7 @@ class ZygoteLink:
         self._on_lost: Callable[[str], None] | None = None
         self._skills: dict[str, wire.SkillFound] = {}
         self._ready: asyncio.Future[wire.ZygoteReady] | None = None
+        self._closed = False
 
     @property
     def pid(self) -> int:
@@ -81,6 +82,8 @@ class ZygoteLink:
 
     def send(self, *messages: Any) -> None:
         """Sends now, or as soon as the zygote reads."""
+        if self._closed:
+            return
         content = wire.frame(messages)
         if not self._unsent:
             try:
@@ -134,10 +137,17 @@ class ZygoteLink:
             count = _FDS_PER_PROCESS if isinstance(message, wire.Forked) else 0
             self._on_message(message, tuple(self._fds.popleft() for _ in range(count)))
 
-    def _lost(self, why: str) -> None:
+    def _disconnect(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket)
         loop.remove_writer(self._socket)
+        self._socket.close()
+
+    def _lost(self, why: str) -> None:
+        self._disconnect()
         if self._ready is not None and not self._ready.done():
             code = self._process.wait()
             how = f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
@@ -151,10 +161,8 @@ class ZygoteLink:
     async def close(self) -> None:
         """Ends the zygote and all that it has forked; returns when they are gone."""
         self._on_lost = None
+        self._disconnect()
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket)
-        loop.remove_writer(self._socket)
-        self._socket.close()
         try:
             await loop.run_in_executor(None, self._process.wait, 5.0)
         except subprocess.TimeoutExpired:

@@ -318,9 +318,9 @@ async def test_lines_are_acknowledged_when_storage_holds_them(world: World) -> N
 
 
 async def test_a_killed_monitor_loses_nothing_that_its_agents_hold(world: World) -> None:
-    stored, held = await world.make_task(1), await world.make_task(2)
+    stored, held, quiet = [await world.make_task(number) for number in (1, 2, 3)]
     reporter = world.reporter("a")
-    reporter.send(lines=lines(stored, 0, 10))
+    reporter.send(lines=[*lines(stored, 0, 10), *lines(quiet, 0, 3)])
     await eventually(lambda: reporter.acked >= 0, within_s=5)
     # An orderly stop stores the first part; then kill -9 takes what was only in memory.
     await asyncio.to_thread(world.monitor.restart_orderly)
@@ -333,8 +333,11 @@ async def test_a_killed_monitor_loses_nothing_that_its_agents_hold(world: World)
 
     reporter = world.reporter("a")
     reporter.send(lines=unacknowledged)
-    last = reporter.send(lines=lines(stored, 20, 25), ends=[*end(stored), *end(held)])
+    last = reporter.send(lines=lines(stored, 20, 25), ends=[*end(stored), *end(held), *end(quiet)])
     await reporter.acknowledged(last)
+    # Its lines were stored by the first monitor; the last one only heard of its end.
+    assert [(ref.attempt, ref.complete) for ref in await world.stored_logs(quiet)] == [(1, True)]
+    assert [line.index for line in await world.read(quiet)] == [0, 1, 2]
     assert [line.index for line in await world.read(stored)] == list(range(25))
     assert [line.index for line in await world.read(held)] == list(range(5))
 

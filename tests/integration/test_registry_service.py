@@ -452,12 +452,7 @@ async def test_two_registries_agree_on_who_holds_an_id(world: World) -> None:
                 assert not await etcd.revoke(answer.lease_id)
     holder = agent_pb2.AgentRecord.FromString(kv.value).incarnation
     for watcher in watchers:
-        await eventually(
-            lambda watcher=watcher: (
-                "a" in watcher.agents and watcher.agents["a"].incarnation == holder
-            ),
-            within_s=3,
-        )
+        await eventually(partial(watcher.shows, "a", holder), within_s=3)
     # Rivals with different keys, one at each: exactly one gets in.
     rivals = [world.agent("b", bytes([number]) * 32, registry=number) for number in (0, 1)]
     results = await asyncio.gather(*(r.register() for r in rivals), return_exceptions=True)

@@ -127,7 +127,7 @@ class LogStore:
                 self._state.logs.stored(flush, now_ms)
             metrics.STORES.labels("ok").inc(len(stored))
             metrics.STORE_SECONDS.observe(time.perf_counter() - started_s)
-            self._state.logs_stored.fire()
+        self._state.logs_stored.fire()
         for key, result in zip(keys, results, strict=True):
             if isinstance(result, BaseException):
                 self._failed(key, result)
@@ -153,6 +153,10 @@ class LogStore:
                 await self.load_older(key)
             flush = self._state.logs.flush_of(key)
             if flush is None:
+                return None
+            if not flush.blob:
+                # The end of a log of which nothing was kept anywhere.
+                self._state.logs.give_up(key)
                 return None
             sha256 = hashlib.sha256(flush.blob).hexdigest()
             call = self._storage.stream(

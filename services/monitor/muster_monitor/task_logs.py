@@ -74,12 +74,7 @@ class TaskLogs:
 
     def append(self, key: LogKey, lines: Iterable[Line], now_ms: int) -> int:
         """The position that has to be stored before these lines are safe; 0 = they are."""
-        log = self.get(key)
-        if log is None:
-            log = AttemptLog(now_ms)
-            self._held_bytes += log.memory_bytes
-            self._clean[key] = log
-            self._attempts.setdefault((key.tenant, key.task), set()).add(key.attempt)
+        log = self.get(key) or self._begin(key, now_ms)
         before = log.memory_bytes
         # `append` has to see every line, so this is no any().
         added = sum([log.append(line) for line in lines])
@@ -90,13 +85,18 @@ class TaskLogs:
         return log.changed if log.dirty else 0
 
     def end(self, key: LogKey, now_ms: int) -> int:
-        """The log is complete. Of an attempt without lines nothing is kept."""
+        """The log is complete; agents end only logs that have lines.
+
+        One that is not in memory has its lines in storage, where it must be marked.
+        """
         log = self.get(key)
         if log is None:
-            return 0
+            log = self._begin(key, now_ms)
+            log.wants_older = True
         if not log.complete:
             log.complete = True
             self._touch(key, log, now_ms)
+            self._make_room(key)
         return log.changed if log.dirty else 0
 
     def is_safe(self, key: LogKey, position: int) -> bool:
@@ -151,6 +151,13 @@ class TaskLogs:
     def give_up(self, key: LogKey) -> None:
         """Storage will never take it (its task is gone)."""
         self._drop(key)
+
+    def _begin(self, key: LogKey, now_ms: int) -> AttemptLog:
+        log = AttemptLog(now_ms)
+        self._held_bytes += log.memory_bytes
+        self._clean[key] = log
+        self._attempts.setdefault((key.tenant, key.task), set()).add(key.attempt)
+        return log
 
     def _touch(self, key: LogKey, log: AttemptLog, now_ms: int) -> None:
         self._position += 1

@@ -171,10 +171,29 @@ def test_a_growing_log_is_due_every_ten_seconds_and_an_ended_one_at_once() -> No
     assert logs.due(NOW + 2 * FLUSH_EVERY_MS + 5000, 10) == [KEY]
 
 
-def test_an_attempt_without_lines_leaves_nothing() -> None:
-    logs = TaskLogs()
-    assert logs.end(KEY, NOW) == 0
-    assert logs.log_count == 0
+def test_an_end_of_a_log_that_left_memory_marks_the_stored_one() -> None:
+    before, after = TaskLogs(), TaskLogs()
+    before.append(KEY, lines(0, 1), NOW)
+    blob = flush(before, KEY, NOW)
+    assert after.end(KEY, NOW) > 0
+    assert after.flush_of(KEY) is None
+    assert after.due(NOW, 10) == [KEY]
+    after.merge_older(KEY, decode_all(blob))
+    what = after.flush_of(KEY)
+    assert what is not None
+    assert (what.blob, what.complete) == (blob, True)
+
+
+def test_an_end_of_nothing_is_dropped_when_storage_knows_nothing_either() -> None:
+    logs, acks = TaskLogs(), Acknowledgements()
+    acks.received(1, [(KEY, logs.end(KEY, NOW))])
+    logs.merge_older(KEY, [])
+    what = logs.flush_of(KEY)
+    assert what is not None
+    assert what.blob == b""
+    logs.give_up(KEY)
+    assert acks.advance(logs.is_safe) == 1
+    assert (logs.log_count, logs.held_bytes) == (0, 0)
 
 
 def test_an_end_after_the_flush_makes_the_log_complete() -> None:

@@ -292,6 +292,8 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
                 header = request.header
             else:
                 pieces.append(request.chunk)
+        # A client that breaks off ends the stream, too; its cancellation comes a moment later.
+        await asyncio.sleep(0.01)
         content = b"".join(pieces)
         sha256 = hashlib.sha256(content).hexdigest()
         if header.sha256 and header.sha256 != sha256:

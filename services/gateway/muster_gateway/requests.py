@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from muster.domain.errors import InvalidInput, TooLarge
 from muster.domain.task import MAX_BODY_BYTES, MAX_LABELS, parse_labels
@@ -16,6 +18,10 @@ from muster_gateway.problems import UnsupportedMediaType
 MAX_WAIT_MS: Final = 10 * 60 * 1000
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1_000
+
+# An honest mistake is drained and answered; a flood is cut off.
+_DRAIN_BYTES: Final = 32 * 1024 * 1024
+_DRAIN_S: Final = 3.0
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -39,13 +45,34 @@ async def bounded_stream(request: Request, most_bytes: int) -> AsyncIterator[byt
     """The body's pieces. Raises TooLarge before more than `most_bytes` have been taken in."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most_bytes:
+        # Who asks for 100-continue has not begun to send, and need not.
+        if request.headers.get("expect", "").lower() != "100-continue":
+            await _drain(request)
         raise TooLarge("body", int(declared), f"at most {most_bytes} bytes")
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > most_bytes:
+            await _drain(request)
             raise TooLarge("body", size, f"at most {most_bytes} bytes")
         yield piece
+
+
+async def _drain(request: Request) -> None:
+    """Takes in and drops what a client is still sending.
+
+    Closing the connection on unread data resets it, and the client never sees the answer.
+    """
+    dropped = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            more = True
+            while more and dropped < _DRAIN_BYTES:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                dropped += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 async def read_body(request: Request, most_bytes: int = MAX_BODY_BYTES) -> bytes:

@@ -73,9 +73,6 @@ async def event_stream(
                     yield sse(event_name(part), event_json(part), part.id)
                     if is_last(part):
                         return
-        except Done as done:
-            for message in done.messages:
-                yield message
         except MusterError as error:
             yield gap(str(error))
 
@@ -90,9 +87,16 @@ async def _parts(
     if after:
         async for past in feed.history(after, subscription):
             yield _MISSED if isinstance(past, Missed) else past
-    if opening is not None:
-        for message in await opening():
+    try:
+        for message in await opening() if opening is not None else ():
             yield message
+    except Done as done:
+        for message in done.messages:
+            yield message
+        # What came while the opening was made; it ends with the last event, or is empty.
+        for event in await subscription.take(0):
+            yield event
+        return
     while True:
         live = await subscription.take(HEARTBEAT_S)
         for event in live:
@@ -105,7 +109,7 @@ async def _parts(
 
 
 class Done(Exception):
-    """Raised by an `opening`: these messages are all there will be."""
+    """Raised by an `opening`: after these messages no event will come."""
 
     def __init__(self, messages: Iterable[bytes]) -> None:
         self.messages = tuple(messages)

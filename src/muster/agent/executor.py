@@ -232,7 +232,7 @@ class Executor:
         self._act()
 
     def _runner_not_made(self, message: wire.SpawnFailed) -> None:
-        key = self._pool.spawn_failed(message.ident)
+        key = self._pool.spawn_failed(message.ident, boot_ms())
         if key is not None:
             live = self._live[key]
             self._end(live, returned(live, error_kinds.RUNNER_LOST, message.error, wall_ms()))
@@ -261,7 +261,7 @@ class Executor:
             return
         link.drain_streams()
         held = sorted(
-            (self._live[key] for key in self._pool.runner_gone(link.ident)),
+            (self._live[key] for key in self._pool.runner_gone(link.ident, boot_ms())),
             key=lambda live: live.slot,
         )
         culprit = None if link.killed else _culprit(held, link.exit.board)
@@ -291,7 +291,7 @@ class Executor:
         link = self._links[runner]
         if live.mode == SYNC:
             link.killed = True
-            self._pool.close(runner)
+            self._pool.close(runner, boot_ms())
             self._zygote.send(wire.KillProcess(runner, signal.SIGTERM))
             self._act()
         else:
@@ -301,7 +301,7 @@ class Executor:
     def _end_by_force(self, live: LiveAttempt, link: RunnerLink) -> None:
         if live.key in self._live and link.ident in self._links:
             link.killed = True
-            self._pool.close(link.ident)
+            self._pool.close(link.ident, boot_ms())
             self._kill(link)
             self._act()
 
@@ -321,7 +321,7 @@ class Executor:
         for message in messages:
             if isinstance(message, wire.Leaving):
                 link.killed = True
-                self._pool.close(link.ident)
+                self._pool.close(link.ident, boot_ms())
                 continue
             live = self._by_slot.get(message.slot)
             if live is None or self._pool.runner_of(live.key) != link.ident:

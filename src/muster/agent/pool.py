@@ -12,16 +12,18 @@ from typing import Final
 
 from muster.agent.events import AttemptKey
 
-# A runner costs a few MiB of its own; short tasks are better served by few of them, so a runner
-# more is made only when an attempt has waited this long for a free one.
+# While attempts wait for a runner, the lane is looked at this often.
 GROW_AFTER_MS: Final = 10
+# An attempt that runs for longer than this counts as long: its runner is spoken for, and one more
+# may be made. Short tasks gain nothing from more runners than there are cores.
+LONG_MS: Final = 25
 # Idle runners are let go after this long; a new one costs a few milliseconds.
 IDLE_MS: Final = 30_000
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A kind of runner. `eager` exclusive runners are made without a wait."""
+    """A kind of runner. `eager` exclusive runners are made without a wait (one per core)."""
 
     name: str
     exclusive: bool
@@ -62,15 +64,17 @@ class _Runner:
     closed: bool = False
     holds: set[AttemptKey] = field(default_factory=set)
     idle_since_ms: int = 0
+    busy_since_ms: int = 0
 
 
 @dataclass(slots=True)
 class _LaneState:
     lane: Lane
-    waiting: dict[AttemptKey, int] = field(default_factory=dict)
+    waiting: dict[AttemptKey, None] = field(default_factory=dict)
     idle: deque[int] = field(default_factory=deque)
     live: set[int] = field(default_factory=set)
     starting: int = 0
+    next_look_ms: int = 0
 
 
 class RunnerPool:
@@ -114,8 +118,10 @@ class RunnerPool:
         if state is None:
             state = self._lanes[lane.name] = _LaneState(lane)
         self._lane_of[key] = lane.name
-        state.waiting[key] = now_ms
-        self._serve(state)
+        if not state.waiting:
+            state.next_look_ms = now_ms + GROW_AFTER_MS
+        state.waiting[key] = None
+        self._serve(state, now_ms)
 
     def withdraw_if_waiting(self, key: AttemptKey) -> bool:
         """Takes back an attempt that still waits; False when a runner has it."""
@@ -135,7 +141,7 @@ class RunnerPool:
         state.starting -= 1
         if found.lane.exclusive:
             state.idle.append(runner)
-        self._serve(state)
+        self._serve(state, now_ms)
 
     def attempt_left(self, key: AttemptKey, now_ms: int) -> None:
         """The attempt is over and its runner lives."""
@@ -148,9 +154,9 @@ class RunnerPool:
             return
         if found.lane.exclusive:
             self._lanes[found.lane.name].idle.append(runner)
-            self._serve(self._lanes[found.lane.name])
+            self._serve(self._lanes[found.lane.name], now_ms)
 
-    def close(self, runner: int) -> None:
+    def close(self, runner: int, now_ms: int) -> None:
         """The runner is about to end: it takes nothing more."""
         found = self._runners.get(runner)
         if found is None or found.closed:
@@ -163,26 +169,26 @@ class RunnerPool:
         if not found.up:
             state.starting -= 1
             found.up = True
-        self._serve(state)
+        self._serve(state, now_ms)
 
-    def runner_gone(self, runner: int) -> frozenset[AttemptKey]:
+    def runner_gone(self, runner: int, now_ms: int) -> frozenset[AttemptKey]:
         """The runner has ended; gives the attempts that it still had."""
         if runner not in self._runners:
             return frozenset()
-        self.close(runner)
+        self.close(runner, now_ms)
         held = frozenset(self._runners.pop(runner).holds)
         for key in held:
             del self._on[key]
             del self._lane_of[key]
         return held
 
-    def spawn_failed(self, runner: int) -> AttemptKey | None:
+    def spawn_failed(self, runner: int, now_ms: int) -> AttemptKey | None:
         """The runner could not be made; gives the attempt that had waited longest, withdrawn.
 
         So a machine that can fork no more gives its work back instead of trying for ever.
         """
         lane = self._runners[runner].lane
-        self.runner_gone(runner)
+        self.runner_gone(runner, now_ms)
         waiting = self._lanes[lane.name].waiting
         if not waiting:
             return None
@@ -193,7 +199,7 @@ class RunnerPool:
     def next_wake_ms(self) -> int | None:
         """When `tick` has something to do; None = not by itself."""
         wakes = [
-            next(iter(state.waiting.values())) + GROW_AFTER_MS
+            state.next_look_ms
             for state in self._lanes.values()
             if state.lane.exclusive and len(state.waiting) > state.starting
         ]
@@ -207,43 +213,49 @@ class RunnerPool:
     def tick(self, now_ms: int) -> None:
         """Makes runners for attempts that have waited, and lets idle runners go."""
         for state in self._lanes.values():
-            unserved = len(state.waiting) - state.starting
-            if not state.lane.exclusive or unserved <= 0:
-                continue
-            if now_ms - next(iter(state.waiting.values())) >= GROW_AFTER_MS:
-                for _ in range(min(unserved, max(1, len(state.live)))):
-                    self._spawn(state)
+            if state.lane.exclusive and state.waiting and now_ms >= state.next_look_ms:
+                self._grow(state, now_ms)
         for ident, runner in list(self._runners.items()):
             idle = runner.up and not runner.closed and not runner.holds
             if idle and now_ms - runner.idle_since_ms >= IDLE_MS:
-                self.close(ident)
+                self.close(ident, now_ms)
                 self._actions.append(Retire(ident))
 
-    def _serve(self, state: _LaneState) -> None:
+    def _grow(self, state: _LaneState, now_ms: int) -> None:
+        state.next_look_ms = now_ms + GROW_AFTER_MS
+        busy = [self._runners[r] for r in state.live]
+        long = sum(1 for r in busy if r.holds and now_ms - r.busy_since_ms >= LONG_MS)
+        room = state.lane.eager + long - len(state.live)
+        for _ in range(min(room, len(state.waiting) - state.starting)):
+            self._spawn(state)
+
+    def _serve(self, state: _LaneState, now_ms: int) -> None:
         if not state.waiting:
             return
         if not state.lane.exclusive:
-            self._serve_shared(state)
+            self._serve_shared(state, now_ms)
             return
         while state.waiting and state.idle:
             # The runner used last has the warmest caches; the others may age and be let go.
-            self._run(state, next(iter(state.waiting)), state.idle.pop())
+            self._run(state, next(iter(state.waiting)), state.idle.pop(), now_ms)
         while len(state.waiting) > state.starting and len(state.live) < state.lane.eager:
             self._spawn(state)
 
-    def _serve_shared(self, state: _LaneState) -> None:
+    def _serve_shared(self, state: _LaneState, now_ms: int) -> None:
         if not state.live:
             self._spawn(state)
             return
         runner = next(iter(state.live))
         if self._runners[runner].up:
             for key in list(state.waiting):
-                self._run(state, key, runner)
+                self._run(state, key, runner, now_ms)
 
-    def _run(self, state: _LaneState, key: AttemptKey, runner: int) -> None:
+    def _run(self, state: _LaneState, key: AttemptKey, runner: int, now_ms: int) -> None:
         del state.waiting[key]
         self._on[key] = runner
-        self._runners[runner].holds.add(key)
+        found = self._runners[runner]
+        found.holds.add(key)
+        found.busy_since_ms = now_ms
         self._actions.append(Run(runner, key))
 
     def _spawn(self, state: _LaneState) -> None:

@@ -173,7 +173,8 @@ def _takes_whole(parameters: list[tuple[inspect.Parameter, Any]]) -> bool:
     bare = typing.get_origin(hint) or hint
     return (
         bare in (dict, collections.abc.Mapping, collections.abc.MutableMapping)
-        or typing.is_typeddict(bare)
+        # A TypedDict, of typing or of typing_extensions, whose metaclasses differ.
+        or (isinstance(bare, type) and issubclass(bare, dict) and hasattr(bare, "__total__"))
         or (isinstance(bare, type) and dataclasses.is_dataclass(bare))
         or hasattr(bare, "model_validate")
     )

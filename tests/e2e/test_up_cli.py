@@ -226,7 +226,7 @@ def test_tables_fit_80_columns(running: Cli) -> None:
     for command in ("tasks", "agents", "status"):
         shown = on_terminal(running, command, columns=80)
         assert max(map(len, shown.splitlines())) <= 80, command
-        assert ("agent-1" in shown) == (command == "agents")
+        assert "agent-" in shown or command == "status"
 
 
 def on_terminal(cli: Cli, *argv: str, columns: int) -> str:

@@ -85,7 +85,7 @@ def _print_agent(agent: dict[str, Any]) -> None:
         (
             ("agent", agent["id"]),
             ("state", agent["state"]),
-            ("wish", agent.get("wish") if agent.get("wish") != "none" else None),
+            ("wish", agent.get("wish") if agent.get("wish") != "NONE" else None),
             ("health", _health(agent.get("health"))),
             ("phi", agent.get("phi")),
             ("incarnation", agent.get("incarnation")),
@@ -97,7 +97,7 @@ def _print_agent(agent: dict[str, Any]) -> None:
             ("skills", " ".join(agent.get("skills") or [])),
             ("tasks", _tasks_of(agent)),
             *((name, f"{used.get(name, 0)} of {amount}") for name, amount in capacity.items()),
-            *((name, value) for name, value in (metrics.get("values") or {}).items()),
+            *((name, _figure(value)) for name, value in (metrics.get("values") or {}).items()),
         )
     )
     evidence = agent.get("evidence") or []
@@ -141,6 +141,13 @@ def _skills(skills: list[str] | None) -> str:
     names = skills or []
     more = len(names) - _SHOWN_SKILLS
     return " ".join(names[:_SHOWN_SKILLS]) + (f" +{more}" if more > 0 else "")
+
+
+def _figure(value: object) -> object:
+    """A metric without digits that mean nothing."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if abs(value) >= 100 or value.is_integer() else float(f"{value:.3g}")
 
 
 def _ago(text: str) -> str:

@@ -16,9 +16,9 @@ from muster.cli.show import clean, clock
 from muster.cli.sse import SentEvent, events_in
 
 # The oldest event that is kept, and what came after it.
-_FROM_THE_OLDEST = "0-0"
+_FROM_THE_OLDEST = "0"
 # What was recorded comes at once; after this much silence nothing old is left.
-_SILENCE_S = 1.0
+_SILENCE_S = 2.0
 # Breaks without an event between them; the gateway itself is waited for by `Rest`.
 _MAX_BREAKS = 20
 _PAUSE_S = 0.5

@@ -13,7 +13,7 @@ def an_agent(ident: str = "agent-1", state: str = "READY", **more: Any) -> dict[
     return {
         "id": ident,
         "state": state,
-        "wish": "none",
+        "wish": "NONE",
         "incarnation": 3,
         "health": 1.0,
         "phi": 0.0,
@@ -95,12 +95,24 @@ def test_no_agents(muster: Muster) -> None:
 
 def test_agent_with_evidence(muster: Muster) -> None:
     evidence = [{"at": "2026-01-31T12:00:00.000Z", "state": "SUSPECT", "why": "phi is 9.1"}]
-    metrics = {"last_seen_at": None, "values": {"cpu_ratio": 0.5}}
+    metrics = {
+        "last_seen_at": None,
+        "values": {"cpu_ratio": 0.23800000001, "memory_bytes": 98226176.0},
+    }
     muster.on(
-        "GET /v1/agents/agent-1", answer(an_agent(evidence=evidence, metrics=metrics, wish="drain"))
+        "GET /v1/agents/agent-1", answer(an_agent(evidence=evidence, metrics=metrics, wish="DRAIN"))
     )
     ran = muster("agent", "agent-1")
-    for text in ("500m of 2", "zone=a", "phi is 9.1", "cpu_ratio", "drain", "box (pid 7)"):
+    for text in (
+        "0.238\n",
+        "98226176\n",
+        "500m of 2",
+        "zone=a",
+        "phi is 9.1",
+        "cpu_ratio",
+        "DRAIN",
+        "box (pid 7)",
+    ):
         assert text in ran.out
 
 

@@ -111,18 +111,21 @@ async def test_every_subscriber_sees_every_event_once_in_order() -> None:
 async def test_a_slow_subscriber_goes_back_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_feed, "MAX_QUEUE_BYTES", 10_000)
     store = MemoryStore(KEPT)
-    async with running(store.events) as feed:
-        async with tailing(feed, None) as slow, tailing(feed, None) as quick:
-            write(store, 1)
-            await slow.until(1)
-            for n in range(1, 11):
-                write(store, 50, size=100)
-                await quick.until(1 + 50 * n)
-            (lagging,) = [s for s in feed._subscribers if s.lagged]
-            assert not lagging.queue
-            await slow.until(501)
-            assert slow.seen == quick.seen == list(range(1, 502))
-            assert slow.gaps == []
+    async with (
+        running(store.events) as feed,
+        tailing(feed, None) as slow,
+        tailing(feed, None) as quick,
+    ):
+        write(store, 1)
+        await slow.until(1)
+        for n in range(1, 11):
+            write(store, 50, size=100)
+            await quick.until(1 + 50 * n)
+        (lagging,) = [s for s in feed._subscribers if s.lagged]
+        assert not lagging.queue
+        await slow.until(501)
+        assert slow.seen == quick.seen == list(range(1, 502))
+        assert slow.gaps == []
 
 
 async def test_what_was_trimmed_is_a_gap() -> None:
@@ -146,16 +149,19 @@ async def test_a_subscriber_too_slow_for_the_log_itself_is_told(
 ) -> None:
     monkeypatch.setattr(event_feed, "MAX_QUEUE_BYTES", 1_000)
     store = MemoryStore(events_kept=100)
-    async with running(store.events) as feed:
-        async with tailing(feed, None) as slow, tailing(feed, None) as quick:
-            write(store, 1)
-            await slow.until(1)
-            for n in range(1, 11):
-                write(store, 50, size=100)
-                await quick.until(1 + 50 * n)
-            await slow.until(501)
-            assert slow.gaps == [401]
-            assert slow.seen == [1, *range(402, 502)]
+    async with (
+        running(store.events) as feed,
+        tailing(feed, None) as slow,
+        tailing(feed, None) as quick,
+    ):
+        write(store, 1)
+        await slow.until(1)
+        for n in range(1, 11):
+            write(store, 50, size=100)
+            await quick.until(1 + 50 * n)
+        await slow.until(501)
+        assert slow.gaps == [401]
+        assert slow.seen == [1, *range(402, 502)]
 
 
 async def test_filters_by_kind_tenant_and_writer() -> None:
@@ -178,14 +184,16 @@ async def test_filters_by_kind_tenant_and_writer() -> None:
 
 async def test_who_wants_few_events_still_learns_its_position() -> None:
     store = MemoryStore(KEPT)
-    async with running(store.events) as feed:
-        async with tailing(feed, 0, EventFilter(only_term_zero=True)) as tail:
-            write(store, 2_500)
-            write(store, 1, term=0)
-            await tail.until(1_000)
-            assert tail.seen == []
-            await tail.until(2_501)
-            assert tail.seen == [2_501]
+    async with (
+        running(store.events) as feed,
+        tailing(feed, 0, EventFilter(only_term_zero=True)) as tail,
+    ):
+        write(store, 2_500)
+        write(store, 1, term=0)
+        await tail.until(1_000)
+        assert tail.seen == []
+        await tail.until(2_501)
+        assert tail.seen == [2_501]
 
 
 async def test_messages_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

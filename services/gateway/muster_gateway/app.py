@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
@@ -111,15 +110,10 @@ def _audit(call: Call, route: Route, status: int) -> None:
     )
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What Starlette's router raises."""
-    request_id = str(request.scope.get("muster.request_id", ""))
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        known: MusterError = NoSuchRoute(f"there is nothing at {request.url.path[:200]!r}")
-    else:
-        known = MusterError(error.detail)
-    return _problem(known, request, request_id)
+async def _nothing_there(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive, send)
+    error = NoSuchRoute(f"there is nothing at {request.url.path[:200]!r}")
+    await _problem(error, request, scope["muster.request_id"])(scope, receive, send)
 
 
 def build_app(
@@ -130,22 +124,17 @@ def build_app(
 ) -> Edge:
     """The application to serve. Raises LookupError when a route has no entry in `access`.
 
-    Routes are plain ASGI applications in FastAPI's router: checking a body field by field and
-    building an answer's model would cost more than all that the gateway does for a task.
+    Routes are plain ASGI applications in FastAPI's router, entered without FastAPI's middleware
+    (errors, body and bounds are seen to here): checking a body field by field, building an
+    answer's model and five layers around both would cost more than all else that a task costs.
     FastAPI writes the OpenAPI document from the same table, see `openapi`.
     """
-    app = FastAPI(
-        title="Muster",
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        exception_handlers={HTTPException: _http_error},
-    )
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.default = _nothing_there
     by_pattern: dict[str, list[Route]] = {}
     for route in routes:
         by_pattern.setdefault(route.pattern, []).append(route)
     for pattern, group in by_pattern.items():
         path_app = _Path(gateway, group, access)
         app.router.routes.append(StarletteRoute(pattern, path_app, include_in_schema=False))
-    return Edge(app, **edge_options)
+    return Edge(app.router.app, **edge_options)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+from collections.abc import Collection
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -52,8 +53,8 @@ def confine(*, max_files: int, address_space_bytes: int) -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def descendants(root: int) -> list[int]:
-    """All processes below `root` now, parents before children."""
+def _children_by_parent() -> dict[int, list[int]]:
+    """Children by parent, of all processes that can be seen."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -66,6 +67,12 @@ def descendants(root: int) -> list[int]:
         # The name in parentheses may hold spaces and parentheses; the state and parent follow.
         parent = int(content.rpartition(b")")[2].split()[1])
         children.setdefault(parent, []).append(int(entry))
+    return children
+
+
+def descendants(root: int) -> list[int]:
+    """All processes below `root` now, parents before children."""
+    children = _children_by_parent()
     found: list[int] = []
     pending = [root]
     while pending:
@@ -73,6 +80,32 @@ def descendants(root: int) -> list[int]:
         found += below
         pending += below
     return found
+
+
+def _own_children() -> list[int]:
+    pid = os.getpid()
+    try:
+        with open(f"/proc/self/task/{pid}/children", "rb") as listing:
+            return [int(child) for child in listing.read().split()]
+    except FileNotFoundError:
+        # A kernel without CONFIG_PROC_CHILDREN: a look at all processes, a few milliseconds.
+        return _children_by_parent().get(pid, [])
+
+
+def kill_orphans_of_session(session: int, known: Collection[int]) -> None:
+    """SIGKILL for children of this process that are not `known` and belong to the session.
+
+    They lost their parents and came here; their session tells whose they were. A session that
+    was left by setsid and a double fork tells nothing: its processes end with the runtime.
+    """
+    for pid in _own_children():
+        if pid in known:
+            continue
+        try:
+            if os.getsid(pid) == session:
+                send_signal(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
 
 
 def send_signal(pid: int, signum: int) -> None:

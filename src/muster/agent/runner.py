@@ -27,7 +27,7 @@ from typing import Any, Final
 from muster.agent import error_kinds, wire
 from muster.agent.capture import CURRENT
 from muster.agent.outputs import NotJson, describe_exception, encode_output
-from muster.agent.process_tree import flush_c_streams
+from muster.agent.process_tree import descendants, flush_c_streams, send_signal
 from muster.agent.schema import BoundSkill
 from muster.domain.task import MAX_INLINE_RESULT_BYTES
 from muster.skill import AsyncContext, Context, InputRejected, TaskCancelled, error_from
@@ -172,6 +172,10 @@ class SyncRunner:
             answer = _failed(message.slot, error)
         self._flush_streams()
         leaving = self.cancelled or _has_children()
+        if leaving:
+            # Those in other sessions too, as long as they can still be told from others' children.
+            for pid in descendants(self._pid):
+                send_signal(pid, signal.SIGKILL)
         self._board[0] = 0
         self.send([answer, wire.Leaving()] if leaving else [answer])
         return leaving
@@ -262,7 +266,7 @@ class _AsyncRun:
         self._runner = runner
         self.slot = run.slot
         self.task_id, self.attempt, self.folder = run.task_id, run.attempt, folder
-        self.cancelled = False
+        self.cancelled = self.begun = False
         self.task: asyncio.Task[None] | None = None
         self._printed: dict[str, str] = {}
         self._printed_chars = 0
@@ -396,8 +400,13 @@ class AsyncRunner(asyncio.Protocol):
         if run is not None and run.task is not None:
             run.cancelled = True
             run.task.cancel()
+            if not run.begun:
+                # Its first step will not come, so nobody else would answer.
+                del self._runs[slot]
+                self.send(wire.RunStopped(slot))
 
     async def _execute(self, run: _AsyncRun, message: wire.RunAttempt) -> None:
+        run.begun = True
         bound = self._settings.skills[message.skill]
         answer: Any
         try:

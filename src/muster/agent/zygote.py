@@ -32,6 +32,7 @@ from muster.agent.process_tree import (
     die_with_parent,
     kill_all_descendants,
     kill_group_and_descendants,
+    kill_orphans_of_session,
     signal_group,
 )
 from muster.agent.runner import RunnerSettings, serve
@@ -164,6 +165,7 @@ class Zygote:
             if process is not None:
                 # While the leader is not collected its number cannot belong to anybody else.
                 signal_group(pid, signal.SIGKILL)
+                kill_orphans_of_session(pid, self._processes.keys())
             _, status = os.waitpid(pid, 0)
             if process is not None:
                 del self._pids[process.ident]

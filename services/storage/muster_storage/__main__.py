@@ -66,6 +66,7 @@ async def serving(config: Config) -> AsyncIterator[Ports]:
             _LOG.info("listening", port=ports.rpc, metrics_port=ports.metrics)
             yield ports
         finally:
+            feed.close()
             await server.stop()
             await metrics.stop()
             for task in work:

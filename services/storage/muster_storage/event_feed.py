@@ -124,6 +124,13 @@ class EventFeed:
         self._losses = 0
         self._started = asyncio.Event()
         self._subscribers: set[_Subscriber] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends every subscriber with Unavailable, so that it turns to another service at once."""
+        self._closed = True
+        for subscriber in self._subscribers:
+            subscriber.cut_off()
 
     async def run(self) -> None:
         """Follows the log until it is cancelled; goes on where it was when the log comes back."""
@@ -205,6 +212,8 @@ class EventFeed:
                 subscriber.give(frames, size)
 
     async def _join(self) -> _Subscriber:
+        if self._closed:
+            raise Unavailable("this storage service", "it is shutting down")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._started.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from muster.domain.errors import StaleTerm
@@ -39,6 +40,8 @@ LIST_SCAN_IDS = 1_000
 # Of list scripts for one page, after which a short page with a cursor is the better answer.
 LIST_SCANS = 5
 READ_IDS = 200
+# Of answers with rows that are under way at once: each may hold MAX_PAGE_BYTES.
+READS_AT_ONCE = 16
 
 ALL_STATES = range(PENDING, LAST_STATE + 1)
 
@@ -50,6 +53,7 @@ class RedisTasks:
         self._link = link
         self._tail_link = tail_link
         self._events_kept = events_kept
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
 
     async def create(self, term: int, tasks: Sequence[Creation]) -> Created:
         chunks = _Chunks((term, self._events_kept))
@@ -91,7 +95,8 @@ class RedisTasks:
         size = 0
         while len(rows) < len(ids) and size < most_bytes:
             some = ids[len(rows) : len(rows) + READ_IDS]
-            reply = await self._link.script("read", tenant, most_bytes - size, *some)
+            async with self._reading:
+                reply = await self._link.script("read", tenant, most_bytes - size, *some)
             for values in reply:
                 row = Row(*values) if values is not None else None
                 rows.append(row)
@@ -107,9 +112,10 @@ class RedisTasks:
         size = 0
         for _ in range(LIST_SCANS):
             bounds = (limit - len(rows), scan_ids, MAX_PAGE_BYTES - size)
-            reply = await self._link.script(
-                "list", tenant, int(newest_first), cursor, *bounds, *indexes
-            )
+            async with self._reading:
+                reply = await self._link.script(
+                    "list", tenant, int(newest_first), cursor, *bounds, *indexes
+                )
             cursor = reply[0].decode()
             rows += [Row(*values) for values in reply[1:]]
             size = sum([sum(map(len, row)) for row in rows])

@@ -298,3 +298,16 @@ async def test_a_feed_that_never_reached_its_log_says_so(monkeypatch: pytest.Mon
     async with tailing(feed, None) as tail:
         with pytest.raises(Unavailable):
             await tail.step()
+
+
+async def test_a_feed_that_closes_ends_its_subscribers() -> None:
+    store = MemoryStore(KEPT)
+    async with running(store.events) as feed, tailing(feed, None) as tail:
+        waiting = asyncio.create_task(tail.step())
+        write(store, 1)
+        await waiting
+        waiting = asyncio.create_task(tail.step())
+        await asyncio.sleep(0)
+        feed.close()
+        with pytest.raises(Unavailable):
+            await waiting

@@ -35,7 +35,7 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.rule("[bold]Muster: visual inspection of 1,797 parts")
     parts = load_parts()
     cluster = DemoCluster(agents=AGENTS, skills=SKILLS_MODULE, work_dir=REPOSITORY)
@@ -44,7 +44,7 @@ def main() -> int:
         run = _story(console, parts, cluster, rest)
         print_report(console, parts, run)
     except (ClusterFailed, RestFailed, DemoFailed) as error:
-        console.print(f"[bold red]The demo failed:[/] {error}", soft_wrap=True)
+        console.print(f"[bold red]The demo failed:[/] {error}")
         console.print(f"Logs: {cluster.log_dir}")
         cluster.stop()
         return 1
@@ -127,7 +127,9 @@ def _kill_one(run: Run, cluster: DemoCluster, rest: Rest) -> None:
             holding = [agent["id"] for agent in _agents(rest)]
         run.victim = max(sorted(set(holding)), key=holding.count, default="")
         if cluster.kill_agent(run.victim):
-            run.held = [task["id"] for task in _unfinished(rest) if task["agent"] == run.victim]
+            # A task may be met twice when it begins to run between the two listings.
+            held = (task["id"] for task in _unfinished(rest) if task["agent"] == run.victim)
+            run.held = list(dict.fromkeys(held))
             return
         # Somebody else killed it, or all of the cluster, just now.
         cluster.revive()

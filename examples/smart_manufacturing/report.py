@@ -62,12 +62,11 @@ def _print_result(console: Console, parts: Parts, run: Run) -> None:
         f"Accuracy on the {len(unseen)} images that the model was not trained on: "
         f"[bold]{accuracy(parts, digits, unseen):.2%}[/]"
     )
-    if run.before_kill_s:
-        console.print(
-            f"Throughput: {run.before_kill / run.before_kill_s:,.0f} images/s until the kill; "
-            f"{len(digits) / run.seconds:,.0f} images/s over all {run.seconds:.1f} s, "
-            "the takeover included."
-        )
+    console.print(
+        f"Throughput: {run.before_kill / run.before_kill_s:,.0f} images/s until the kill; "
+        f"the last result came {run.seconds - run.before_kill_s:.1f} s after it, "
+        f"{run.seconds:.1f} s after the first image was sent."
+    )
 
 
 def _print_who(console: Console, run: Run) -> None:
@@ -99,14 +98,13 @@ def _print_killed(console: Console, run: Run) -> None:
     if after:
         console.print(
             f"  it came back by itself as incarnation {after} (before: {before}); "
-            "whatever incarnation "
-            f"{before} might still say is refused"
+            f"whatever incarnation {before} might still say is refused"
         )
     else:
         console.print("  it has not come back yet")
     others = sum(task["attempt"] > 1 for task in run.tasks) - sum(moved.values())
     if others:
-        console.print(f"  {others} more images needed another attempt")
+        console.print(f"  {others} further images were given to an agent more than once")
 
 
 def _print_further(console: Console, run: Run) -> None:
@@ -118,4 +116,4 @@ def _print_further(console: Console, run: Run) -> None:
         ("tasks", "see what was done"),
         ("down", "stop it"),
     ):
-        console.print(f"  .venv/bin/muster {command}  [dim]# {what}[/]", soft_wrap=True)
+        console.print(f"  .venv/bin/muster {command}  [dim]# {what}[/]")

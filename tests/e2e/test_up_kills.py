@@ -1,0 +1,96 @@
+"""kill -9 of each process of a cluster in turn: it comes back, and tasks come through."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.e2e.test_up_cli import MUSTER, Cli, alive, eventually
+
+from muster.local.ports import SERVICES
+
+# Each start of the interpreter is slow on a machine that is busy with other tests.
+BACK_WITHIN_S = 60
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    cli = Cli(tmp_path_factory.mktemp("cluster"))
+    try:
+        cli.up("--agents", "2")
+        yield cli
+    finally:
+        cli.run("down", "--state-dir", str(cli.state))
+
+
+def child(cli: Cli, name: str) -> psutil.Process | None:
+    """The present process of a part: its own folder and its program tell it apart."""
+    parent = psutil.Process(int((cli.state / "lock").read_text()))
+    marks = {"etcd": "--name=muster", "redis": "redis-server", "agent-1": "muster.agent"}
+    for process in parent.children():
+        try:
+            here = name.startswith("agent") <= (Path(process.cwd()).name == name)
+            if here and marks.get(name, f"muster_{name}") in " ".join(process.cmdline()):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.mark.parametrize("name", ["etcd", "redis", *SERVICES, "agent-1"])
+def test_a_killed_process_comes_back_and_no_task_is_lost(cluster: Cli, name: str) -> None:
+    argv = {"argv": ["sh", "-c", "sleep 1; echo done"]}
+    ids = [cluster.ok("submit", "command", "--input", json.dumps(argv)).strip() for _ in range(4)]
+    killed = child(cluster, name)
+    assert killed is not None
+    killed.kill()
+    eventually(lambda: (child(cluster, name) or killed).pid != killed.pid, BACK_WITHIN_S)
+    for ident in ids:
+        result = json.loads(cluster.ok("result", ident, "--wait"))
+        assert (result["exit_code"], result["stdout"]) == (0, "done\n")
+    assert json.loads(cluster.ok("submit", "echo", "--input", "7", "--wait")) == 7
+    eventually(
+        lambda: {a["state"] for a in cluster.json("agents")["items"]} == {"READY"}, BACK_WITHIN_S
+    )
+
+
+def test_agents_and_services_can_be_run_by_hand(cluster: Cli) -> None:
+    remembered = json.loads((cluster.state / "cluster.json").read_text())
+    secret = cluster.folder / "secret"
+    secret.write_text(remembered["join_secret"] + "\n")
+    with subprocess.Popen(
+        [
+            *(MUSTER, "agent", "run", "--id", "by-hand", "--cpu", "1", "--memory", "64Mi"),
+            *("--registry", f"127.0.0.1:{remembered['ports']['registry']}"),
+            *("--labels", "place=hand", "--join-secret-file", str(secret)),
+            *("--state-dir", str(cluster.folder / "by-hand")),
+        ],
+        env=cluster.environ,
+        stderr=subprocess.DEVNULL,
+    ) as agent:
+        tree = psutil.Process(agent.pid)
+        try:
+            ident = cluster.ok("submit", "echo", "--constraint", "place==hand").strip()
+            cluster.ok("result", ident, "--wait")
+            assert cluster.json("task", ident)["agent"] == "by-hand"
+            below = tree.children(recursive=True)
+        finally:
+            agent.terminate()
+        assert agent.wait(40) == 0
+    assert alive(below) == []
+    environ = {"PATH": os.environ["PATH"], "MUSTER_JOIN_SECRET": "x"}
+    refused = subprocess.run(
+        [MUSTER, "service", "gateway"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 78
+    assert "MUSTER_JOIN_SECRET" in refused.stderr

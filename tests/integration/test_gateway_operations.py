@@ -149,6 +149,21 @@ async def test_explain(cluster: Cluster) -> None:
     assert (await client.get(f"/v1/tasks/{'0' * 26}/explain")).status_code == 404
 
 
+async def test_a_waiting_task_says_why(cluster: Cluster) -> None:
+    client = cluster.client()
+    ident = (await client.post("/v1/tasks", json={"skill": "nobody"})).json()["id"]
+    task = cluster.storage.tasks["default", ident]
+    task.spec.submitted_at_ms -= 10_000
+    shown = (await client.get(f"/v1/tasks/{ident}")).json()
+    assert (shown["state"], shown["why"]) == ("PENDING", "no agent offers the skill nobody")
+    cluster.scheduler.broken = NotLeader("")
+    shown = (await client.get(f"/v1/tasks/{ident}")).json()
+    assert (shown["state"], shown["why"]) == ("PENDING", "")
+    task.status.why = "agent-1 failed it"
+    cluster.scheduler.broken = None
+    assert (await client.get(f"/v1/tasks/{ident}")).json()["why"] == "agent-1 failed it"
+
+
 async def test_health_says_why_not() -> None:
     async with running_cluster(start_storage=False) as cluster:
         client = cluster.client_with(None)

@@ -18,6 +18,7 @@ from muster_gateway.bootstrap import read_bootstrap_key, register_bootstrap_key
 from muster_gateway.config import Config
 from muster_gateway.leader import LeaderClient
 from muster_gateway.reading import TaskReader
+from muster_gateway.reasons import WaitingReasons
 from muster_gateway.skills import SkillCatalog
 from muster_gateway.submitting import Submitter
 from muster_gateway.tail import TailFeed
@@ -67,6 +68,7 @@ class Gateway:
             for address in config.monitors
         )
         self.leader = LeaderClient(config.schedulers, secret=secret)
+        self.reasons = WaitingReasons(self.leader)
         self.board = WatchBoard()
         self.feed = TailFeed(self._tail_channel, self.board)
         self.reader = TaskReader(self.storage, self.feed, self.board)

@@ -18,6 +18,7 @@ from muster.domain.ids import (
 )
 from muster.domain.task_lifecycle import TaskState
 from muster.rpc.conversion import TASK_STATE_TO_PROTO
+from muster.rpc.clock import wall_ms
 from muster_gateway import documents, sse
 from muster_gateway.blobs import open_blob
 from muster_gateway.logs import follow_log, read_log
@@ -99,6 +100,7 @@ async def get_task(call: Call) -> Response:
         request.is_disconnected,
         with_input=bool(include),
     )
+    await call.gateway.reasons.complete(task, wall_ms())
     body = encode(task_out(task, with_input=bool(include)))
     return await with_blob(call, body, blob_of(task), 200)
 

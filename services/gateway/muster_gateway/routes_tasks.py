@@ -17,8 +17,8 @@ from muster.domain.ids import (
     parse_task_id,
 )
 from muster.domain.task_lifecycle import TaskState
-from muster.rpc.conversion import TASK_STATE_TO_PROTO
 from muster.rpc.clock import wall_ms
+from muster.rpc.conversion import TASK_STATE_TO_PROTO
 from muster_gateway import documents, sse
 from muster_gateway.blobs import open_blob
 from muster_gateway.logs import follow_log, read_log

@@ -41,7 +41,7 @@ async def run_cluster(
             return False
         nursery.started = True
         on_ready()
-        await _unless_stopped(_upkeep(nursery), signals, nursery.failed)
+        await _unless_stopped(_upkeep(plan, nursery), signals, nursery.failed)
         return True
     finally:
         await _end(nursery, signals, tell)
@@ -101,11 +101,12 @@ def _sentence(
     return f"not ready after {timeout_s:g} s: {'; '.join(said)}; logs are in {plan.state.log_dir}"
 
 
-async def _upkeep(nursery: Nursery) -> None:
+async def _upkeep(plan: ClusterPlan, nursery: Nursery) -> None:
+    logs = [plan.state.log("up"), *(child.log for child in nursery.children.values())]
     while True:
         await asyncio.sleep(_UPKEEP_S)
-        for child in nursery.children.values():
-            rotate(child.log)
+        for log in logs:
+            rotate(log)
         nursery.sweep_orphans()
 
 
@@ -127,7 +128,10 @@ class _StopSignals:
         self.asked = asyncio.Event()
         self.hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
+        # Under nohup a closed terminal means nothing.
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+        self._numbers = [number for number in _STOP_SIGNALS if number not in ignored]
+        for number in self._numbers:
             self._loop.add_signal_handler(number, self._note)
 
     def _note(self) -> None:
@@ -136,5 +140,5 @@ class _StopSignals:
         self.asked.set()
 
     def close(self) -> None:
-        for number in _STOP_SIGNALS:
+        for number in self._numbers:
             self._loop.remove_signal_handler(number)

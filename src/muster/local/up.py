@@ -41,6 +41,7 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     started_s = time.monotonic()
     try:
         options = parse_up(argv, environ)
+        _say_starting(options)
         if options.detach:
             return _detached(options, environ, started_s)
         return _serve(options, environ, lambda ready: _say_ready(options, ready, started_s))
@@ -154,6 +155,12 @@ def _leave_profile(plan: ClusterPlan, api_key: str, environ: Mapping[str, str]) 
 
 def _tell(sentence: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
+
+
+def _say_starting(options: UpOptions) -> None:
+    if sys.stderr.isatty() and not options.as_json:
+        parts = f"etcd, Redis, five services and {options.agents} agents"
+        print(f"Starting {parts} …", file=sys.stderr, flush=True)
 
 
 def _say_ready(options: UpOptions, ready: Ready, started_s: float) -> None:

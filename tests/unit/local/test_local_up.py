@@ -220,3 +220,24 @@ def test_a_stop_during_the_start_leaves_nothing(cluster: Cluster) -> None:
         assert process.stderr is not None
         assert "stopped before it was ready" in process.stderr.read()
     assert not any(alive(child) for child in children)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_closed_terminal_ends_it_unless_that_is_ignored(cluster: Cluster, ignored: bool) -> None:
+    def before() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    with subprocess.Popen(
+        cluster.argv("up", "--json"),
+        env=cluster.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        if ignored:
+            assert cluster.run("up").returncode == 1
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

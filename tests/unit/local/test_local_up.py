@@ -232,7 +232,7 @@ def test_a_closed_terminal_ends_it_unless_that_is_ignored(cluster: Cluster, igno
         env=cluster.environ,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=before,
+        preexec_fn=before,  # noqa: PLW1509 -- a test of one thread
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,6 +57,11 @@ class Figures:
     rss_mib: float
     # Of all processes of the cluster, for each task of the batch load.
     cpu_ms_per_task: float
+    cpu_ms_per_task_of: dict[str, float]
+
+
+_BY_PART = "cpu_ms_per_task_of"
+_FIGURES = tuple(field.name for field in fields(Figures))
 
 
 class Client:
@@ -95,11 +100,16 @@ def main() -> None:
             finally:
                 cluster.stop()
             print(f"run {number + 1}/{options.runs}: {asdict(runs[-1])}", file=sys.stderr)
-    summary = {
-        **{name: round(statistics.median(_column(runs, name)), 3) for name in asdict(runs[0])},
+    columns = {name: [getattr(run, name) for run in runs] for name in _FIGURES if name != _BY_PART}
+    by_part = [run.cpu_ms_per_task_of for run in runs]
+    summary: dict[str, Any] = {
+        **{name: round(statistics.median(column), 3) for name, column in columns.items()},
+        _BY_PART: {
+            part: round(statistics.median(run.get(part, 0.0) for run in by_part), 3)
+            for part in by_part[0]
+        },
         "spread": {
-            name: [round(min(_column(runs, name)), 3), round(max(_column(runs, name)), 3)]
-            for name in asdict(runs[0])
+            name: [round(min(column), 3), round(max(column), 3)] for name, column in columns.items()
         },
         "tasks": options.tasks,
         "agents": options.agents,
@@ -137,7 +147,11 @@ def _measure(cluster: MeasuredCluster, tasks: int) -> Figures:
     latencies_ms = _latencies_ms(cluster)
     cpu_before = cluster.cpu_s()
     took_s = _batch_load(cluster, tasks)
-    cpu_ms = (cluster.cpu_s() - cpu_before) * 1000
+    cpu_after = cluster.cpu_s()
+    cpu_ms = {
+        part: round((used - cpu_before.get(part, 0.0)) * 1000 / tasks, 4)
+        for part, used in sorted(cpu_after.items())
+    }
     return Figures(
         tasks_per_s=tasks / took_s,
         latency_ms_median=statistics.median(latencies_ms),
@@ -145,7 +159,8 @@ def _measure(cluster: MeasuredCluster, tasks: int) -> Figures:
         ready_s=cluster.ready_s,
         first_start_s=first_start_s,
         rss_mib=cluster.pss_mib(),
-        cpu_ms_per_task=cpu_ms / tasks,
+        cpu_ms_per_task=sum(cpu_ms.values()),
+        cpu_ms_per_task_of=cpu_ms,
     )
 
 
@@ -218,10 +233,6 @@ def _gather(client: Client, ids: list[str], answers: dict[str, Any]) -> None:
                 raise SystemExit(f"a task did not succeed: {line!r}")
 
 
-def _column(runs: list[Figures], name: str) -> list[float]:
-    return [float(getattr(run, name)) for run in runs]
-
-
 def _print_table(summary: dict[str, Any]) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     machine, versions = summary["machine"], summary["versions"]
@@ -231,6 +242,8 @@ def _print_table(summary: dict[str, Any]) -> None:
     for name, (low, high) in summary["spread"].items():
         table.add_row(name, f"{summary[name]:,.2f}", f"{low:,.2f} … {high:,.2f}")
     console.print(table)
+    parts = sorted(summary[_BY_PART].items(), key=lambda part: -part[1])
+    console.print("CPU ms per task: " + ", ".join(f"{name} {ms:.3f}" for name, ms in parts))
     console.print(
         f"Machine: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB, Linux "
         f"{machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms); "

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ import redis
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 MIB = 2**20
+# What tells a part by its command line; the first that is found counts.
+_MARKS = {
+    "agents: zygote and runners": "muster.agent.zygote",
+    "agents: runtime": "muster.agent.runtime_process",
+    "agents: supervisor": "muster.agent",
+    "gateway": "muster_gateway",
+    "scheduler": "muster_scheduler",
+    "storage": "muster_storage",
+    "registry": "muster_registry",
+    "monitor": "muster_monitor",
+    "redis": "redis-server",
+    "etcd": "/etcd ",
+}
 
 
 class MeasuredCluster:
@@ -89,16 +103,16 @@ class MeasuredCluster:
                 continue
         return total / MIB
 
-    def cpu_s(self) -> float:
-        """CPU seconds, user and system, that its processes have used so far."""
-        total = 0.0
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds, user and system, used so far by each part; all agents count as one."""
+        used: dict[str, float] = defaultdict(float)
         for process in self.processes():
             try:
-                times = process.cpu_times()
+                times, part = process.cpu_times(), _part_of(process)
             except psutil.NoSuchProcess:
                 continue
-            total += times.user + times.system
-        return total
+            used[part] += times.user + times.system
+        return used
 
     def redis_facts(self) -> dict[str, str]:
         """Version and `appendfsync`, as the running server itself says; empty if unreachable."""
@@ -142,6 +156,15 @@ class MeasuredCluster:
         except (OSError, ValueError):
             return {}
         return loaded
+
+
+def _part_of(process: psutil.Process) -> str:
+    """The name of what a process of the cluster is there for."""
+    line = " ".join(process.cmdline())
+    for part, mark in _MARKS.items():
+        if mark in line:
+            return part
+    return "muster up"
 
 
 def describe_machine(folder: Path) -> dict[str, Any]:

@@ -124,6 +124,7 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.leading = True
         self.acknowledges = True
         self.answers_beats = True
+        self.takes_submissions = True
         self.hellos: list[Any] = []
         self.supervisor_hellos: list[Any] = []
         self.deaths: list[Any] = []
@@ -199,14 +200,25 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
             for item in message.outcomes:
                 self.outcomes[_key(item.ref)] = item.outcome
                 self.outcome_count[_key(item.ref)] += 1
-                self.cluster.storage.ended(item.ref.task_id, item.outcome)
+                self._record(item)
                 if self.acknowledges:
                     answer.outcome_acks.add(ref=item.ref, code=S.ACK_CODE_RECORDED)
             if answer.ByteSize() > 4:
                 queue.put_nowait(answer)
         queue.put_nowait(None)
 
+    def _record(self, item: Any) -> None:
+        storage = self.cluster.storage
+        if item.outcome.kind != T.OUTCOME_KIND_RETURNED:
+            storage.ended(item.ref.task_id, item.outcome)
+        elif item.ref.task_id in storage.tasks:
+            # A child came before its parent's slot was free.
+            spec, attempt = storage.tasks[item.ref.task_id].spec, item.ref.attempt + 1
+            asyncio.get_running_loop().call_later(0.05, self.assign_spec, spec, attempt)
+
     async def Submit(self, request: Any, context: Any) -> Any:
+        if not self.takes_submissions:
+            raise NotLeader
         self.submitted += request.tasks
         for spec in request.tasks:
             if self.cluster.storage.create(spec):
@@ -286,6 +298,11 @@ class Storage(storage_pb2_grpc.DataServiceServicer, storage_pb2_grpc.StorageServ
             done = outcome.kind == T.OUTCOME_KIND_SUCCEEDED
             task.status.state = T.TASK_STATE_SUCCEEDED if done else T.TASK_STATE_FAILED
             task.outcome.CopyFrom(outcome)
+
+    async def Create(self, request: Any, context: Any) -> Any:
+        for task in request.tasks:
+            self.tasks.setdefault(task.spec.id, task)
+        return storage_pb2.CreateResponse()
 
     async def GetTasks(self, request: Any, context: Any) -> Any:
         found = [self.tasks.get(i, T.Task()) for i in request.ids]
@@ -375,14 +392,18 @@ class Cluster:
         )
 
     async def start(self) -> None:
-        server = RpcServer("127.0.0.1:0", secret=SECRET, service="test")
+        await self.serve_again("127.0.0.1:0")
+        await self._serve_leader()
+
+    async def serve_again(self, listen: str) -> None:
+        """Registry, storage and monitor at this address."""
+        server = RpcServer(listen, secret=SECRET, service="test")
         server.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, self.registry)
         server.add(storage_pb2_grpc.add_DataServiceServicer_to_server, self.storage)
         server.add(storage_pb2_grpc.add_StorageServiceServicer_to_server, self.storage)
         server.add(monitor_pb2_grpc.add_MonitorServiceServicer_to_server, self.monitor)
         self.address = f"127.0.0.1:{await server.start()}"
         self.servers.append(server)
-        await self._serve_leader()
 
     async def _serve_leader(self) -> None:
         server = RpcServer("127.0.0.1:0", secret=SECRET, service="leader")
@@ -399,10 +420,13 @@ class Cluster:
         return self.leader
 
     async def stop(self) -> None:
-        for agent in self.agents:
-            await agent.end()
-        for server in self.servers:
-            await server.stop(0)
+        try:
+            # The latest first: an earlier one may have run in the same folder.
+            for agent in reversed(self.agents):
+                await agent.end()
+        finally:
+            for server in self.servers:
+                await server.stop(0)
 
     def task(self, skill: str, task_input: Any = None, **fields: Any) -> T.TaskSpec:
         self.next_task += 1

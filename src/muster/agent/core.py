@@ -97,7 +97,8 @@ class AgentCore:
         self._waiting = 0
         self._resume: deque[AttemptKey] = deque()
         self._timeouts: list[tuple[int, AttemptKey]] = []
-        self._stop_tasks = 0
+        # The `stop` attempts, with the contact that their assignment itself proves.
+        self._stop_tasks: dict[AttemptKey, int] = {}
         self._seq = 0
         self._beats: dict[int, int] = {}
         self._next_beat_ms = 0
@@ -144,7 +145,12 @@ class AgentCore:
     @property
     def stop_deadline_ms(self) -> int:
         """When `stop` tasks must be killed unless a beat is answered before; 0 = there are none."""
-        return self._last_answered_ms + CUT_OFF_AFTER_MS if self._stop_tasks else 0
+        if not self._stop_tasks:
+            return 0
+        # A welcome is no answered beat: a leader gives it before it knows that it still leads.
+        # But one that assigned an attempt had heard the hello of that session.
+        contact_ms = max(self._last_answered_ms, min(self._stop_tasks.values()))
+        return contact_ms + CUT_OFF_AFTER_MS
 
     def holds(self, key: AttemptKey) -> bool:
         """Whether the attempt is queued, running or being stopped here."""
@@ -156,7 +162,7 @@ class AgentCore:
         if self._timeouts:
             wakes.append(self._timeouts[0][0])
         if self._stop_tasks:
-            wakes.append(self._last_answered_ms + CUT_OFF_AFTER_MS)
+            wakes.append(self.stop_deadline_ms)
         if self.draining:
             wakes.append(self._drain_deadline_ms)
             wakes.append(self._drain_deadline_ms + DELIVERY_GRACE_MS)
@@ -204,7 +210,6 @@ class AgentCore:
             self._out.append(CloseSession(f"its term {event.term} is below {self.term}"))
             return
         self._welcomed = True
-        self._last_answered_ms = max(self._last_answered_ms, self._hello_sent_ms)
         self._next_beat_ms = now_ms
         if self.draining:
             self._out.append(SendDraining())
@@ -268,7 +273,7 @@ class AgentCore:
             self._held[key] = _Held(spec, after=still_there)
             self._newest[key.task_id] = key
             if spec.stop_when_cut_off:
-                self._stop_tasks += 1
+                self._stop_tasks[key] = self._hello_sent_ms
             if still_there is None:
                 self._out.append(Start(spec))
 
@@ -347,8 +352,7 @@ class AgentCore:
         del self._held[key]
         if held.waiting:
             self._waiting -= 1
-        if held.spec.stop_when_cut_off:
-            self._stop_tasks -= 1
+        self._stop_tasks.pop(key, None)
         if self._newest.get(key.task_id) == key:
             del self._newest[key.task_id]
         if held.stop is StopReason.DROP:
@@ -411,8 +415,8 @@ class AgentCore:
         while self._timeouts and self._timeouts[0][0] <= now_ms:
             _, key = heapq.heappop(self._timeouts)
             self._stop(key, StopReason.TIME_OUT)
-        if self._stop_tasks and now_ms >= self._last_answered_ms + CUT_OFF_AFTER_MS:
-            for key in [k for k, h in self._held.items() if h.spec.stop_when_cut_off]:
+        for key, contact_ms in list(self._stop_tasks.items()):
+            if now_ms >= max(self._last_answered_ms, contact_ms) + CUT_OFF_AFTER_MS:
                 self._stop(key, StopReason.DISCONNECT)
         if self.draining and now_ms >= self._drain_deadline_ms:
             for key in list(self._held):

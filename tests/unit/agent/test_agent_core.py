@@ -234,6 +234,20 @@ def test_stop_tasks_are_killed_nine_seconds_after_the_last_answered_beat_was_sen
     assert core.stop_deadline_ms == 0
 
 
+def test_a_welcome_alone_proves_no_leadership() -> None:
+    core = connected(now_ms=0)
+    core.handle([Assigned(3, (spec("a", stop=True),)), BeatAnswered(3, 1)], 10)
+    core.handle([Tick()], 1000)
+    core.handle([SessionLost(), SessionOpened()], 8000)
+    core.handle([Welcomed(3)], 8001)
+    assert core.stop_deadline_ms == CUT_OFF_AFTER_MS
+    # An attempt that comes in this session may count from its hello, the older one may not.
+    core.handle([Assigned(3, (spec("b", stop=True),))], 8002)
+    assert core.handle([Tick()], 9000)[-1] == Stop(key("a"), StopReason.DISCONNECT)
+    core.handle([AttemptEnded(key("a"), STOPPED)], 9001)
+    assert core.stop_deadline_ms == 8000 + CUT_OFF_AFTER_MS
+
+
 def test_drain_returns_the_unstarted_lets_the_running_finish_and_then_ends() -> None:
     core = connected(slots=2)
     core.handle([Assigned(3, (spec("a"), spec("b"))), AttemptStarted(key("a"), 1)], 0)

@@ -21,7 +21,6 @@ from muster.cli.task_body import (
 
 # Enough to see what is wrong with a batch; the rest is in `muster tasks --state FAILED`.
 _SHOWN_FAILURES = 10
-_TASK = "Task"
 
 Option = typer.Option
 Text = Annotated[str | None, Option()]
@@ -115,7 +114,7 @@ def _submit_many(
     ids: list[str] = []
     ended: dict[str, dict[str, Any]] = {}
     with _progress() as progress:
-        sending = progress.add_task("submitted", total=len(tasks))
+        sending = progress.add_task("submitted", total=len(tasks), note="")
         for number, batch in enumerate(batches(tasks)):
             answer = session.rest.post("/v1/tasks", {"tasks": batch}, key=f"{key}-{number}")
             ids += answer["ids"]
@@ -145,8 +144,12 @@ def _progress() -> Any:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}", style="red"),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not _is_watched(),
     )
+
+
+def _is_watched() -> bool:
+    return sys.stderr.isatty()
 
 
 def _follow(

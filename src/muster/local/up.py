@@ -164,19 +164,24 @@ def _say_starting(options: UpOptions) -> None:
 
 
 def _say_ready(options: UpOptions, ready: Ready, started_s: float) -> None:
-    if options.as_json:
-        print(ready.line(), flush=True)
-        return
+    try:
+        print(ready.line() if options.as_json else _ready_text(options, ready, started_s))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever started it has read enough; that must not end the cluster.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ready_text(options: UpOptions, ready: Ready, started_s: float) -> str:
     key = ready.api_key if ready.new_key else f"in {ready.state_dir}/admin.key"
     took_s = time.monotonic() - started_s
-    print(
+    return (
         f"Muster is ready: {ready.url} ({options.agents} agents, {took_s:.1f} s)\n"
         f"  API key  {key}\n"
         f"  logs     {ready.log_dir}\n"
         f"  state    {ready.state_dir}\n"
         'Try  muster submit echo --input \'{"hello": "world"}\' --wait\n'
-        f"{'`muster down` ends it.' if options.detach else 'Ctrl-C ends it.'}",
-        flush=True,
+        f"{'`muster down` ends it.' if options.detach else 'Ctrl-C ends it.'}"
     )
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.unit.cli.conftest import TASK_ID, Muster, a_task, answer, problem, stream
 
-from muster.cli import task_body
+from muster.cli import submit_command, task_body
 
 
 def ids(count: int, start: int = 0) -> list[str]:
@@ -214,6 +214,22 @@ def test_waiting_for_a_file_counts_and_names_the_failures(muster: Muster, tmp_pa
     assert ran.out == f"1 FAILED, 2 SUCCEEDED\n{first} FAILED: exit code 3\n"
     assert muster.sent(1) == {"ids": ids(3), "wait": "60s"}
     assert muster.sent(2)["ids"] == [first, second]
+
+
+def test_a_person_sees_the_progress(
+    muster: Muster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_command, "_is_watched", lambda: True)
+    write_tasks(tmp_path / "t.jsonl", 2)
+    first, second = ids(2)
+    muster.on("POST /v1/tasks", answer({"ids": ids(2)}, 202))
+    muster.on("POST /v1/results", stream(ended(first, "FAILED"), ended(second, result=2)))
+    ran = muster("submit", "--file", str(tmp_path / "t.jsonl"), "--wait")
+    bars = [" ".join(line.split()) for line in ran.err.splitlines() if line]
+    assert bars[0].startswith("submitted ━")
+    assert "2/2" in bars[0]
+    assert bars[1].startswith("ended ━")
+    assert bars[1].endswith("1 failed")
 
 
 def test_waiting_with_json_keeps_the_order_of_the_file(muster: Muster, tmp_path: Path) -> None:

@@ -241,3 +241,21 @@ def test_a_closed_terminal_ends_it_unless_that_is_ignored(cluster: Cluster, igno
             assert cluster.run("up").returncode == 1
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_it(cluster: Cluster) -> None:
+    with subprocess.Popen(
+        cluster.argv("up"), env=cluster.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        profile = Path(cluster.environ["MUSTER_PROFILE"])
+        give_up = time.monotonic() + 30
+        while not profile.exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        assert cluster.run("up").returncode == 1
+        assert cluster.run("down").returncode == 0
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""

@@ -13,7 +13,7 @@ from muster.cli.failure import EXIT_USAGE, Failure
 
 # The gateway takes 10,000 tasks and 10 MiB; smaller batches let work begin while the rest is
 # sent, and leave room for the envelope.
-BATCH_TASKS = 2000
+BATCH_TASKS = 1000
 BATCH_BYTES = 4 * 1024 * 1024
 # A file of tasks is held in memory whole, so that nothing is submitted when a line is wrong.
 MAX_FILE_BYTES = 2 * 1024 * 1024 * 1024

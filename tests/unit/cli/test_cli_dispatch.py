@@ -136,7 +136,7 @@ def test_batches_keep_order_and_bounds() -> None:
     tasks = [{"skill": "echo", "input": "x" * 1_500_000} for _ in range(5)]
     assert [len(batch) for batch in batches(tasks)] == [2, 2, 1]
     small = [{"skill": "echo", "input": n} for n in range(4001)]
-    assert [len(batch) for batch in batches(small)] == [2000, 2000, 1]
+    assert [len(batch) for batch in batches(small)] == [1000, 1000, 1000, 1000, 1]
     assert [task for batch in batches(small) for task in batch] == small
 
 

@@ -77,7 +77,7 @@ class TaskReader:
             while True:
                 if not surely_open:
                     task = await self.get(tenant, ident, with_input=with_input)
-                    if task.status.state in ENDED or boot_s() >= deadline_s:
+                    if task.status.state in ENDED or boot_s() >= deadline_s or self._feed.closed:
                         return task
                 await self._wait(watch, deadline_s)
                 woken = bool(watch.take(1)) or boot_s() >= deadline_s
@@ -119,7 +119,7 @@ class TaskReader:
                         return
                     before_s = boot_s()
                     await self._wait(watch, deadline_s)
-                    last_look = boot_s() >= deadline_s
+                    last_look = boot_s() >= deadline_s or self._feed.closed
                     blind_s = self._feed.reread_s
                     if last_look or (blind_s is not None and boot_s() - before_s >= blind_s):
                         unread = list(left)

@@ -126,7 +126,8 @@ class TailFeed:
         self.last_id = ""
         # Events come in as they happen; false from a break until the first message after it.
         self.live = False
-        self._closed = False
+        # The gateway goes down: nobody should go on waiting.
+        self.closed = False
 
     @property
     def reread_s(self) -> float | None:
@@ -205,7 +206,7 @@ class TailFeed:
 
     def join(self, subscription: Subscription) -> None:
         """Raises Overloaded."""
-        if self._closed:
+        if self.closed:
             raise Unavailable("the gateway", "it is shutting down")
         if len(self._subscriptions) >= MAX_SUBSCRIBERS:
             raise Overloaded(f"{MAX_SUBSCRIBERS} event streams are open already", 5.0)
@@ -218,7 +219,7 @@ class TailFeed:
 
     def close(self) -> None:
         """Ends every stream and wakes every waiter: the gateway goes down."""
-        self._closed = True
+        self.closed = True
         for subscription in self._subscriptions:
             subscription.end("the gateway is shutting down")
         self._board.invalidate()

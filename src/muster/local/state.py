@@ -114,7 +114,10 @@ def _unusable(path: Path, why: str) -> ConfigurationError:
 def _refuse_foreign(path: Path) -> None:
     if not path.is_dir():
         return
-    strangers = sorted({entry.name for entry in path.iterdir()} - {*_FOLDERS, *_FILES})
+    # What `write_private` leaves behind when it is killed is ours, too.
+    halves = tuple(f".{name}." for name in _FILES)
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(halves)}
+    strangers = sorted(names - {*_FOLDERS, *_FILES})
     if strangers and not (path / "cluster.json").exists():
         raise ConfigurationError(
             "--state-dir",

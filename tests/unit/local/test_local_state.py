@@ -59,6 +59,12 @@ def test_refuses_a_directory_with_other_things_in_it(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_what_a_killed_first_start_left_behind_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / ".cluster.json.4711").write_text("{")
+    (tmp_path / "logs").mkdir()
+    assert open_state_dir(tmp_path).log_dir.is_dir()
+
+
 def test_refuses_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="--state-dir"):

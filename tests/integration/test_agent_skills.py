@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 import pytest_asyncio
-from tests.agent_cluster import Agent, Cluster, T, alive, until
+from tests.agent_cluster import Agent, Cluster, S, T, alive, until
 
 from muster.agent import error_kinds
 
@@ -266,10 +266,8 @@ async def test_everything_that_a_sync_skill_prints_is_in_its_log(cluster: Cluste
     key = leader.give("speak")
     await leader.outcome(key)
     await until(lambda: key[0] in monitor.ends, "the log's end")
-    lines = {
-        (line.text, line.stream) for (task, _), line in monitor.lines.items() if task == key[0]
-    }
-    assert lines == {
+    lines = [line for (task, _), line in monitor.lines.items() if task == key[0]]
+    assert {(line.text, line.stream) for line in lines} == {
         ("from print", 1),
         ("to stderr", 2),
         ("from a descriptor", 1),
@@ -277,7 +275,7 @@ async def test_everything_that_a_sync_skill_prints_is_in_its_log(cluster: Cluste
         ("from ctx", 3),
         ("no newline", 1),
     }
-    assert [line.level for line in monitor.lines.values() if line.text == "from ctx"] == ["warning"]
+    assert [line.level for line in lines if line.text == "from ctx"] == ["warning"]
 
 
 async def test_async_skills_that_share_a_process_have_logs_of_their_own(cluster: Cluster) -> None:
@@ -413,6 +411,20 @@ async def test_cancel_ends_an_attempt_quickly(cluster: Cluster, skill: str) -> N
     assert outcome.kind == T.OUTCOME_KIND_CANCELLED
     if skill == "anap":
         await until(lambda: cluster.monitor.text(key[0]) == ["cleaning up"], "its last words")
+
+
+@pytest.mark.parametrize("skill", ["nap", "anap", "sleep", "command"])
+async def test_a_cancel_may_come_with_the_assignment(cluster: Cluster, skill: str) -> None:
+    leader = cluster.leader
+    value = {"argv": ["sleep", "60"]} if skill == "command" else {"seconds": 60}
+    spec = cluster.task(skill, value)
+    ref = S.AttemptRef(task_id=spec.id, attempt=1, tenant="default")
+    leader.push(
+        assign=[S.Assignment(spec=spec, attempt=1, incarnation=1)],
+        cancel=[S.CancelAttempt(ref=ref, wish=T.TASK_WISH_CANCEL)],
+    )
+    outcome = await leader.outcome((spec.id, 1), timeout_s=1.8)
+    assert outcome.kind == T.OUTCOME_KIND_CANCELLED
 
 
 @pytest.mark.parametrize("skill", ["nap", "anap", "sleep"])

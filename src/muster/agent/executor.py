@@ -79,7 +79,8 @@ class Executor:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
         self._call_count = 0
-        self._closing = False
+        self._closing = self._act_due = False
+        self._timer_ms = 0
         self._sync_lane = Lane("sync", exclusive=True, eager=max(1, os.cpu_count() or 1))
         self._async_lanes: dict[str, Lane] = {}
 
@@ -120,6 +121,8 @@ class Executor:
         live = self._live.get(key)
         if live is None or live.stopping:
             return
+        # What the pool has decided must reach the runner before the wish to stop it.
+        self._act_now()
         live.stop_reason = reason
         if live.storing is not None:
             live.storing.cancel()
@@ -176,6 +179,13 @@ class Executor:
         return lane
 
     def _act(self) -> None:
+        """Carries out what the pool wants, once for all that this turn of the loop brings."""
+        if not self._act_due:
+            self._act_due = True
+            self._loop.call_soon(self._act_now)
+
+    def _act_now(self) -> None:
+        self._act_due = False
         for action in self._pool.take_actions():
             if isinstance(action, Run):
                 self._hand_over(action)
@@ -192,12 +202,14 @@ class Executor:
         self._schedule()
 
     def _schedule(self) -> None:
+        wake_ms = self._pool.next_wake_ms()
+        # A timer that is too early costs one look; moving it each time would cost more.
+        if wake_ms is None or (self._timer is not None and self._timer_ms <= wake_ms):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        wake_ms = self._pool.next_wake_ms()
-        if wake_ms is not None:
-            self._timer = self._loop.call_later(max(0, wake_ms - boot_ms()) / 1000, self._tick)
+        self._timer_ms = wake_ms
+        self._timer = self._loop.call_later(max(0, wake_ms - boot_ms()) / 1000, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -257,8 +269,10 @@ class Executor:
             # It closed its socket and lives: nothing more can be asked of it.
             self._kill(link)
             return
-        if not link.lost or self._links.pop(link.ident, None) is None:
+        if not link.lost or link.ident not in self._links:
             return
+        self._act_now()
+        del self._links[link.ident]
         link.drain_streams()
         held = sorted(
             (self._live[key] for key in self._pool.runner_gone(link.ident, boot_ms())),

@@ -35,6 +35,8 @@ _REGISTER_S: Final = 5.0
 _DEREGISTER_S: Final = 2.0
 # Longer than any pause of a healthy registry, well below a lease's life of 10 s.
 _ANSWER_S: Final = 3.0
+_EAGER_ATTEMPTS: Final = 50
+_LEAST_PAUSE_S: Final = 0.05
 _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 2.0
 
@@ -112,7 +114,9 @@ class RegistryLink:
             else:
                 return
             self._channel.rotate()
-            await asyncio.sleep(full_jitter(attempt, _FIRST_PAUSE_S, _LAST_PAUSE_S))
+            # While a cluster comes up everything is there within seconds: no long pauses yet.
+            last_s = _LAST_PAUSE_S if attempt > _EAGER_ATTEMPTS else _FIRST_PAUSE_S
+            await asyncio.sleep(full_jitter(attempt, _FIRST_PAUSE_S, last_s) + _LEAST_PAUSE_S)
             attempt += 1
 
     async def _register_once(self) -> None:

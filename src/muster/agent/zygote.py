@@ -41,6 +41,7 @@ from muster.domain.errors import SkillImportError
 
 _READ_BYTES: Final = 256 * 1024
 _EXEC_FAILED: Final = 127
+_TOLD_TO_END: Final = frozenset({signal.SIGTERM})
 
 
 @dataclass(slots=True)
@@ -185,7 +186,7 @@ class Zygote:
             out_read, out_write = os.pipe2(os.O_CLOEXEC)
             err_read, err_write = os.pipe2(os.O_CLOEXEC)
             board = mmap.mmap(-1, mmap.PAGESIZE)
-            pid = os.fork()
+            pid = self._fork()
         except OSError as error:
             self._send(wire.SpawnFailed(message.ident, f"a runner cannot be made: {error}"))
             return
@@ -212,7 +213,7 @@ class Zygote:
             out_read, out_write = os.pipe2(os.O_CLOEXEC)
             err_read, err_write = os.pipe2(os.O_CLOEXEC)
             told_read, told_write = os.pipe2(os.O_CLOEXEC)
-            pid = os.fork()
+            pid = self._fork()
         except OSError as error:
             self._send(wire.SpawnFailed(message.ident, f"a process cannot be made: {error}"))
             return
@@ -242,6 +243,18 @@ class Zygote:
         for fd in (in_write, out_read, err_read):
             os.close(fd)
 
+    def _fork(self) -> int:
+        """A child that is told to end before it has handlers of its own must still do so."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD_TO_END)
+            raise
+        if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD_TO_END)
+        return pid
+
     def _track(self, ident: int, pid: int, board: mmap.mmap | None, fds: tuple[int, ...]) -> None:
         self._processes[pid] = _Process(ident, board)
         self._pids[ident] = pid
@@ -253,6 +266,7 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TOLD_TO_END)
         self._connection.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

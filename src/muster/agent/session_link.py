@@ -90,6 +90,9 @@ class SessionLink:
                 if isinstance(error, Unauthenticated):
                     self._journal.error("the leader refuses the join secret", leader=leader)
             failures = failures + 1 if boot_ms() - began_ms < SILENCE_MS else 0
+            another = self._hint or self._peers.endpoints.leader
+            if another and another != leader and failures <= 1:
+                continue
             self._want_leader()
             await self._wait_for_change(full_jitter(failures, _FIRST_PAUSE_S, _LAST_PAUSE_S))
 

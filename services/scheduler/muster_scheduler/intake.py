@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from muster.api.v1 import scheduler_pb2, storage_pb2
 from muster.domain.errors import Conflict, InvalidInput, NotLeader

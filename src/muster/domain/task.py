@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import DEFAULT_TENANT, AgentId, TaskId, TenantId
@@ -36,6 +37,7 @@ POISON_DEATHS = 3
 MAX_DEPTH = 8
 
 NO_AGENT = AgentId("")
+NO_RESOURCES = ResourceVector()
 
 _LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_./]{0,61}[a-z0-9])?")
 CONSTRAINT_OPS = ("==", "!=", "in", "not_in", "exists", "not_exists", ">", "<")
@@ -74,8 +76,7 @@ class OutcomeKind(StrEnum):
     RETURNED = "returned"
 
 
-@dataclass(frozen=True, slots=True)
-class Constraint:
+class Constraint(msgspec.Struct, frozen=True):
     """A demand on an agent's labels: `key op values`, e.g. `zone in (a, b)`."""
 
     key: str
@@ -94,8 +95,7 @@ class Constraint:
             raise InvalidInput("constraints.values", self.values, f"{self.op} takes one value")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
+class TaskSpec(msgspec.Struct, frozen=True):
     """What was submitted, with every default filled in. Never changes.
 
     `input_json` is UTF-8 JSON. Durations are milliseconds, 0 = none. `resources` do not hold
@@ -107,7 +107,7 @@ class TaskSpec:
     skill: str
     input_json: bytes = b"null"
     tenant: TenantId = DEFAULT_TENANT
-    resources: ResourceVector = field(default_factory=ResourceVector)
+    resources: ResourceVector = NO_RESOURCES
     labels: tuple[tuple[str, str], ...] = ()
     constraints: tuple[Constraint, ...] = ()
     priority: int = DEFAULT_PRIORITY
@@ -124,8 +124,7 @@ class TaskSpec:
     submitted_at_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended. Exactly one of `output_json` and `output_blob` is set on success."""
 
     kind: OutcomeKind
@@ -139,8 +138,7 @@ class Outcome:
     ended_at_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
+class TaskStatus(msgspec.Struct, frozen=True):
     """All of a task that changes. `*_at_ms` are wall time, `*_clock_ms` cluster time.
 
     `not_before_clock_ms`: a retry waits until then. `why` says in one sentence what a PENDING
@@ -165,8 +163,7 @@ class TaskStatus:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """One task as storage holds it."""
 
     spec: TaskSpec

@@ -23,7 +23,7 @@ from muster.agent.events import (
     SessionOpened,
     Welcomed,
 )
-from muster.agent.runtime_speech import RuntimeSpeech
+from muster.agent.runtime_speech import STARTED_AFTER_MS, RuntimeSpeech
 from muster.agent.slot_table import StartedAttempt
 from muster.agent.supervisor_speech import SupervisorSpeech
 from muster.api.v1 import scheduler_pb2 as pb
@@ -32,11 +32,17 @@ from muster.domain.ids import DEFAULT_TENANT, AgentId, TaskId
 from muster.domain.task import Outcome, OutcomeKind, Wish
 
 A, B = AttemptKey(TaskId("a"), 1), AttemptKey(TaskId("b"), 2)
+C = AttemptKey(TaskId("c"), 1)
+
+
+class Clock:
+    now_ms = 0
 
 
 def speech() -> tuple[RuntimeSpeech, list[Event]]:
     events: list[Event] = []
-    made = RuntimeSpeech(AgentId("x"), events.append, lambda: (7, 3))
+    Clock.now_ms = 0
+    made = RuntimeSpeech(AgentId("x"), events.append, lambda: (7, 3), lambda: Clock.now_ms)
     return made, events
 
 
@@ -78,11 +84,16 @@ def test_a_start_is_not_told_once_the_end_is() -> None:
     made.progress(B, DEFAULT_TENANT, 0.1, "")
     made.progress(B, DEFAULT_TENANT, 0.2, "later")
     made.outcome(outcome(A))
+    assert made.next_started_ms() == STARTED_AFTER_MS
+    Clock.now_ms = STARTED_AFTER_MS
+    made.started(SendStarted(C, DEFAULT_TENANT, 2))
     message = made.next_message()
     assert message is not None
     assert [s.ref.task_id for s in message.started] == ["b"]
     assert [(p.ref.task_id, p.note) for p in message.progress] == [("b", "later")]
     assert [o.ref.task_id for o in message.outcomes] == ["a"]
+    assert made.next_message() is None
+    assert made.next_started_ms() == 2 * STARTED_AFTER_MS
 
 
 def test_large_outcomes_are_spread_over_messages() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.scheduler.core_bench import FAILURE, SUCCESS, A, B, Bench, held, tenant
 
 from muster.domain.ids import AgentId

@@ -6,7 +6,7 @@ failures of the skill against `max_attempts`, `agent_deaths` counts agents that 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from muster.domain.ids import AgentId
 from muster.domain.task import (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from muster.domain.agent import AgentRecord
 from muster.domain.agent_lifecycle import AgentState, AgentWish
 from muster.domain.ids import AgentId, TaskId, TenantId
@@ -15,8 +17,7 @@ from muster.domain.task_lifecycle import TaskState
 MAX_EVIDENCE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(msgspec.Struct, frozen=True):
     """One moment on three clocks, in milliseconds.
 
     `boot_ms` is this machine's CLOCK_BOOTTIME (silence of agents), `clock_ms` cluster time
@@ -28,8 +29,7 @@ class Now:
     wall_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRef:
+class AttemptRef(msgspec.Struct, frozen=True):
     """One attempt of one task."""
 
     task_id: TaskId
@@ -45,8 +45,7 @@ class EffectKind(Enum):
     CANCEL = "tell the agent to end the attempt"
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(msgspec.Struct, frozen=True):
     """What follows once the decision that it came with is durable. `agent` is who is told."""
 
     kind: EffectKind
@@ -54,8 +53,7 @@ class Effect:
     ref: AttemptRef
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Write:
+class Write(msgspec.Struct, frozen=True, eq=False):
     """One compare-and-set under way: from `expect` to `status`; `expect` None = a new task."""
 
     task: OpenTask

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum
+
+from msgspec.structs import replace
 
 from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, Outcome, TaskSpec, TaskStatus, Wish

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from muster.api.v1 import agent_pb2, task_pb2
@@ -95,9 +96,15 @@ def agent_wish_from_proto(value: int) -> AgentWish:
     return AgentWish.NONE if value == 0 else _known(_AGENT_WISHES, value, "agent_wish")
 
 
+# Tasks ask for few distinct vectors; errors are not remembered.
+@lru_cache(maxsize=4096)
+def _vector(amounts: tuple[tuple[str, int], ...]) -> ResourceVector:
+    return ResourceVector.of(dict(amounts))
+
+
 def vector_from_proto(amounts: Mapping[str, int]) -> ResourceVector:
     """A resource vector; raises InvalidInput on bad names and amounts."""
-    return ResourceVector.of(amounts)
+    return _vector(tuple(amounts.items()))
 
 
 def spec_to_proto(spec: TaskSpec) -> task_pb2.TaskSpec:
@@ -137,7 +144,9 @@ def spec_from_proto(message: task_pb2.TaskSpec) -> TaskSpec:
         input_json=message.input_json,
         resources=vector_from_proto(message.resources),
         labels=tuple(sorted(message.labels.items())) if message.labels else (),
-        constraints=tuple(Constraint(c.key, c.op, tuple(c.values)) for c in message.constraints),
+        constraints=tuple(Constraint(c.key, c.op, tuple(c.values)) for c in message.constraints)
+        if message.constraints
+        else (),
         priority=message.priority,
         timeout_ms=message.timeout_ms,
         start_deadline_ms=message.start_deadline_ms,

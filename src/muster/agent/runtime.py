@@ -28,7 +28,7 @@ from muster.agent.logbook import LogBook
 from muster.agent.peers import Peers
 from muster.agent.registration import RegistryLink, Superseded, instance_key
 from muster.agent.reporting import MonitorLink
-from muster.agent.runtime_speech import RuntimeSpeech
+from muster.agent.runtime_speech import STARTED_AFTER_MS, RuntimeSpeech
 from muster.agent.schema import schema_hash
 from muster.agent.session_link import SessionLink
 from muster.agent.slot_table import SlotTable
@@ -91,6 +91,7 @@ class Runtime:
         self._pump_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self._wake_ms = 0
+        self._start_timer: asyncio.TimerHandle | None = None
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._peers = Peers(config.secret)
         self._logs = LogBook(self._lines_pending)
@@ -100,7 +101,11 @@ class Runtime:
         )
         self._identified: tuple[int, int, str] = (0, 0, "")
         self._speech = RuntimeSpeech(
-            config.id, self._emit, lambda: (self._core.incarnation, self._core.term)
+            config.id,
+            self._emit,
+            lambda: (self._core.incarnation, self._core.term),
+            boot_ms,
+            lambda: self._core.slots_used,
         )
         self._executor: Executor | None = None
         self._session: SessionLink | None = None
@@ -113,7 +118,7 @@ class Runtime:
             ev.Resume: lambda c: self._running.resume(c.key),
             ev.SendHello: speech.hello,
             ev.SendBeat: speech.beat,
-            ev.SendStarted: speech.started,
+            ev.SendStarted: self._send_started,
             ev.SendOutcome: speech.outcome,
             ev.SendWaiting: speech.waiting,
             ev.SendDraining: speech.draining,
@@ -174,6 +179,23 @@ class Runtime:
             self._table.identify(incarnation=identity[0], term=identity[1], leader=identity[2])
         deadline_ms = self._core.stop_deadline_ms
         self._table.set_stop_deadline(deadline_ms + _STOP_MARGIN_MS if deadline_ms else 0)
+
+    def _send_started(self, command: ev.SendStarted) -> None:
+        self._speech.started(command)
+        if self._start_timer is None:
+            self._start_timer = self._loop.call_later(STARTED_AFTER_MS / 1000, self._tell_starts)
+
+    def _tell_starts(self) -> None:
+        self._start_timer = None
+        next_ms = self._speech.next_started_ms()
+        if next_ms is None or self._session is None:
+            return
+        delay_ms = next_ms - boot_ms()
+        if delay_ms > 0:
+            self._start_timer = self._loop.call_later(delay_ms / 1000, self._tell_starts)
+        else:
+            self._session.wake()
+            self._start_timer = self._loop.call_later(STARTED_AFTER_MS / 1000, self._tell_starts)
 
     def _close_session(self, command: ev.CloseSession) -> None:
         self._journal.error("the session is given up", why=command.why)
@@ -319,8 +341,9 @@ class Runtime:
         return True
 
     async def _close(self, scratch: Path) -> None:
-        if self._wake is not None:
-            self._wake.cancel()
+        for timer in (self._wake, self._start_timer):
+            if timer is not None:
+                timer.cancel()
         await self._running.close()
         for link in (self._session, self._registry):
             if link is not None:

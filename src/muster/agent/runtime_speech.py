@@ -26,6 +26,11 @@ from muster.rpc.conversion import VERSION, outcome_to_proto
 # Outcomes hold up to 64 KiB each; gRPC takes messages of 16 MiB.
 _MAX_OUTCOMES: Final = 1_000
 _MAX_OUTCOME_BYTES: Final = 8 * 1024 * 1024
+# A start is told after this long, and so never for a task that has ended by then: most do, and
+# each word of a start would cost the leader a write.
+STARTED_AFTER_MS: Final = 30
+# From this many attempts on, their number counts for more than the millisecond of one.
+CROWDED_FROM: Final = 8
 # Progress is best effort: beyond this the oldest gives way.
 _MAX_PROGRESS: Final = 4_096
 _MAX_PROGRESS_PER_MESSAGE: Final = 500
@@ -40,13 +45,17 @@ class RuntimeSpeech:
         agent: AgentId,
         emit: Callable[[Event], None],
         identity: Callable[[], tuple[int, int]],
+        clock_ms: Callable[[], int],
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
         self._agent, self._emit, self._identity = agent, emit, identity
+        self._clock_ms, self._held = clock_ms, held
         self._hello: SendHello | None = None
         self._spoken = False
         self._beat: SendBeat | None = None
         self._draining = False
-        self._started: dict[AttemptKey, SendStarted] = {}
+        # In the order of time, with when it was heard of.
+        self._started: dict[AttemptKey, tuple[int, SendStarted]] = {}
         self._outcomes: deque[SendOutcome] = deque()
         self._waiting: dict[AttemptKey, SendWaiting] = {}
         self._fractions: dict[AttemptKey, pb.AttemptProgress] = {}
@@ -67,8 +76,13 @@ class RuntimeSpeech:
         self._draining = True
 
     def started(self, command: SendStarted) -> None:
-        """Coalesced with the outcome when that comes before it is sent."""
-        self._started[command.key] = command
+        """Told in a while, unless the attempt ends before."""
+        self._started[command.key] = (self._clock_ms(), command)
+
+    def next_started_ms(self) -> int | None:
+        """When there is a start to be told; None = there is none."""
+        first = next(iter(self._started.values()), None)
+        return first[0] + STARTED_AFTER_MS if first else None
 
     def outcome(self, command: SendOutcome) -> None:
         """How an attempt ended."""
@@ -107,6 +121,10 @@ class RuntimeSpeech:
         """Nothing of an earlier stream is said on a new one; the core says it again."""
         self._clear()
         self._emit(SessionOpened())
+
+    def crowded(self) -> bool:
+        """Few attempts want their outcome told at once, many want it told together."""
+        return self._held() >= CROWDED_FROM
 
     def lost(self) -> None:
         """What was gathered is void: the next hello and the outbox cover it."""
@@ -156,12 +174,15 @@ class RuntimeSpeech:
             message.draining = True
             self._draining = False
             said = True
-        if self._started:
-            message.started.extend(
-                pb.AttemptStarted(ref=ref_to_proto(s.key, s.tenant), started_at_ms=s.started_at_ms)
-                for s in self._started.values()
+        now_ms = self._clock_ms() if self._started else 0
+        while self._started:
+            key, (heard_ms, start) = next(iter(self._started.items()))
+            if heard_ms + STARTED_AFTER_MS > now_ms:
+                break
+            del self._started[key]
+            message.started.add(
+                ref=ref_to_proto(key, start.tenant), started_at_ms=start.started_at_ms
             )
-            self._started.clear()
             said = True
         if self._waiting:
             message.waiting.extend(

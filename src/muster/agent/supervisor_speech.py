@@ -58,6 +58,10 @@ class SupervisorSpeech:
         self._beat_due = True
         self._deaths = deque(((died, 0) for died, _ in self._deaths), maxlen=_MAX_DEATHS)
 
+    def crowded(self) -> bool:
+        """It has little to say."""
+        return False
+
     def lost(self) -> None:
         """The next stream begins anew."""
 

@@ -163,6 +163,10 @@ async def test_a_waiting_parent_gives_its_slot_to_its_children(cluster: Cluster)
         assert words[0] is True
     child = next(s for s in leader.submitted if s.parent == keys[1][0])
     assert (child.timeout_ms, child.priority) == (5000, 7)
+    # Parents that got one child's result and await another's give their slots back again.
+    keys = leader.assign(*(cluster.task("aparent", {"ns": [1, 2, 3]}) for _ in range(2)))
+    for key in keys:
+        assert orjson.loads((await leader.outcome(key)).output_json) == [2, 4, 6]
 
 
 async def test_a_failed_child_is_an_exception_of_its_parent(cluster: Cluster) -> None:

@@ -26,6 +26,8 @@ class LiveAttempt:
     storing: asyncio.Task[None] | None = None
     # Replies that wait until the core gives the waiting parent its slot back.
     held_replies: list[Any] | None = None
+    # Children whose results it asks for now.
+    waits: int = 0
 
     @property
     def stopping(self) -> bool:

@@ -143,6 +143,9 @@ class Executor:
         if link is not None:
             for reply in replies:
                 link.send(reply)
+        if live.waits:
+            # An async parent awaits other children too: it must not keep their slot from them.
+            self._emit(WaitBegan(key))
 
     def on_zygote_message(self, message: Any, fds: tuple[int, ...]) -> None:
         """A process was made, could not be made, or has ended."""
@@ -433,6 +436,7 @@ class Executor:
         self._call_count += 1
         try:
             if waits:
+                live.waits += 1
                 self._emit(WaitBegan(live.key))
             reply = await self._calls.answer(live.spec, message, self._runner_folder(link.ident))
         finally:
@@ -440,6 +444,7 @@ class Executor:
         if not waits:
             link.send(reply)
             return
+        live.waits -= 1
         # The core says when: the parent needs a slot again before it goes on.
         live.held_replies = [*(live.held_replies or []), reply]
         self._emit(WaitEnded(live.key))

@@ -35,7 +35,8 @@ from muster.agent.process_tree import (
     kill_orphans_of_session,
     signal_group,
 )
-from muster.agent.runner import RunnerSettings, serve
+from muster.agent.run_answers import RunnerSettings
+from muster.agent.runner import serve
 from muster.agent.zygote_settings import ZygoteSettings
 from muster.domain.errors import SkillImportError
 

@@ -308,6 +308,23 @@ def test_a_repeat_after_the_first_is_settled_is_stale(bench: Bench) -> None:
     assert bench.words(A) == ["stale"]
 
 
+def test_a_repeat_is_answered_also_while_something_else_of_the_task_is_written(
+    bench: Bench,
+) -> None:
+    """The first acknowledgement may have gone down with a session."""
+    task = bench.run()
+    ref = task.ref()
+    bench.end(task, FAILURE)
+    bench.settle()
+    bench.words(A)
+    tasks.cancel(bench.state, task, bench.now)
+    writes = bench.drain()
+    assert not tasks.outcome(bench.state, A, 1, ref, FAILURE, bench.now)
+    bench.answer(writes)
+    bench.drain()
+    assert bench.words(A) == ["stale"]
+
+
 @pytest.mark.parametrize(
     ("agent", "incarnation", "attempt"), [(A, 1, 2), (A, 1, 0), (A, 2, 1), (B, 1, 1)]
 )

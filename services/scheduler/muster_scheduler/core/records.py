@@ -69,15 +69,13 @@ class OpenTask:
     not created yet). Decisions run ahead of storage: while `write` is under way further ones
     change `status` and gather `effects` (it is `ahead`), and the next write carries them all.
     `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
-    `row` is the agent table's row that the task is charged to, -1 = none. `outcome_of` is the
-    attempt whose outcome was accepted last.
+    `row` is the agent table's row that the task is charged to, -1 = none.
     """
 
     __slots__ = (
         "ahead",
         "class_id",
         "effects",
-        "outcome_of",
         "plain_class_id",
         "queued",
         "row",
@@ -101,7 +99,6 @@ class OpenTask:
         self.row = -1
         self.started = status.started_at_ms > 0
         self.waiting = False
-        self.outcome_of = 0
         self.ahead = False
         self.write: Write | None = None
         self.effects: list[Effect] = []

@@ -165,12 +165,11 @@ def outcome(
     task = _held(state, agent, incarnation, ref)
     if task is None:
         known = state.tasks.get(ref.task_id)
-        if known is not None and known.outcome_of == ref.attempt and _unsettled(known):
+        if known is not None and _will_be_acknowledged(known, ref):
             return True  # a repeat: it is acknowledged when the first is durable
         state.commands.pushes[agent].acks.append((ref, False))
         return False
     state.release(task)
-    task.outcome_of = ref.attempt
     status = after_outcome(
         task.spec,
         task.status,
@@ -185,8 +184,9 @@ def outcome(
     return True
 
 
-def _unsettled(task: OpenTask) -> bool:
-    return task.write is not None or bool(task.effects)
+def _will_be_acknowledged(task: OpenTask, ref: AttemptRef) -> bool:
+    written = task.write.effects if task.write is not None else ()
+    return any(e.kind is EffectKind.ACK and e.ref == ref for e in (*written, *task.effects))
 
 
 def lost(

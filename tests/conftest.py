@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes says more about the machine's load than about the code.
-settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("muster")
-
 # Lets tests say `from tests.real_servers import ...` however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.real_servers import EtcdServer, RedisServer
+
+# How long an example takes says more about the machine's load than about the code.
+settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("muster")
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ class Leader:
         self._settling: dict[TaskId, list[asyncio.Future[None]]] = {}
         self.loader = Loader(storage, term, self.state, self.now, self.wake)
         self.ready = self.loader.ready
+        self._ended = {s: metrics.ENDED.labels(s.value) for s in ENDED_STATES}
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
 
@@ -234,12 +235,13 @@ class Leader:
 
     def _carry_out(self) -> None:
         state = self.state
-        if state.place_again and self.ready.is_set() and not self.restricted:
+        # While a write is under way, decisions gather: its answer comes back here, and the next
+        # write takes all of them. So batches grow with the load, and an idle leader writes at once.
+        may_write = self.writer.idle
+        if may_write and state.place_again and self.ready.is_set() and not self.restricted:
             with metrics.PLACE_SECONDS.time():
                 metrics.PLACED.inc(place(state, self.now()))
-            if state.place_again:
-                self.wake()
-        commands = state.drain()
+        commands = state.drain(writes=may_write)
         if commands.writes:
             self.writer.add(commands.writes)
         clock_ms = self.now().clock_ms
@@ -270,7 +272,7 @@ class Leader:
                     if not done.done():
                         done.set_result(None)
             if verdict is tasks.Verdict.OK and write.status.state in ENDED_STATES:
-                metrics.ENDED.labels(write.status.state.value).inc()
+                self._ended[write.status.state].inc()
         self.wake()
 
     def _created(self, ident: TaskId, state: TaskState | None) -> None:

@@ -31,3 +31,8 @@ COMMIT_ITEMS = Histogram(
     "muster_commit_items", "Writes in one batch.", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500)
 )
 EVENTS_DROPPED = Counter("muster_events_dropped", "Progress events dropped for want of room.")
+SESSION_MESSAGES = Counter(
+    "muster_session_messages", "Messages on the sessions of agents and supervisors.", ("direction",)
+)
+HEARD = SESSION_MESSAGES.labels("in")
+SAID = SESSION_MESSAGES.labels("out")

@@ -15,6 +15,7 @@ from muster.domain.ids import TaskId, TenantId, parse_agent_id
 from muster.domain.task import MAX_BATCH_TASKS
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster.rpc import conversion
+from muster_scheduler import metrics
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.explain import explain
 from muster_scheduler.core.records import AgentEntry
@@ -188,6 +189,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> None:
         try:
             async for message in requests:
+                metrics.HEARD.inc()
                 if session.closed:
                     return
                 if message.term > leader.term:

@@ -9,6 +9,7 @@ from muster.api.v1 import scheduler_pb2
 from muster.domain.ids import AgentId
 from muster.domain.task import Wish
 from muster.rpc.conversion import WISH_TO_PROTO
+from muster_scheduler import metrics
 from muster_scheduler.core.commands import Push
 from muster_scheduler.core.deadlines import timeout_for
 from muster_scheduler.core.records import AttemptRef
@@ -109,6 +110,7 @@ class Session:
             self._unsent = 0
             self._wake.clear()
         message.term = term
+        metrics.SAID.inc()
         return message
 
 

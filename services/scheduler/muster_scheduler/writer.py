@@ -1,4 +1,4 @@
-"""Brings decisions to storage: in batches, repeated until answered, two calls at a time."""
+"""Brings decisions to storage: in batches, repeated until answered, one call of each kind."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ MAX_BATCH = 500
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 # Of a status and a specification without the input, an outcome without output and error.
 _OTHER_BYTES = 500
-# While one call is under way the next may gather and go; a task is never in both.
-CONCURRENT_CALLS = 2
 CALL_TIMEOUT_S = 5.0
 
 Answer = tuple[Write, Verdict, TaskStatus | None]
@@ -44,38 +42,31 @@ _APPLIED = {
 }
 
 
-class Writer:
-    """Bounded by the leader's open tasks: each has at most one write in here."""
+class _Lane:
+    """One kind of call, one at a time: what comes meanwhile goes together with the next."""
 
-    def __init__(
-        self,
-        storage: ServiceChannel,
-        term: int,
-        on_written: Callable[[Sequence[Answer]], None],
-    ) -> None:
-        self._storage = storage
-        self._term = term
-        self._on_written = on_written
+    def __init__(self, call: Callable[[list[Write]], Awaitable[None]]) -> None:
+        self._call = call
         self._waiting: deque[Write] = deque()
         self._wake = asyncio.Event()
+        self.idle = True
 
-    def add(self, writes: Sequence[Write]) -> None:
-        """Takes writes; each is answered once through `on_written`."""
-        self._waiting.extend(writes)
-        self._wake.set()
+    def add(self, writes: list[Write]) -> None:
+        if writes:
+            self.idle = False
+            self._waiting.extend(writes)
+            self._wake.set()
 
     async def run(self) -> None:
-        """Writes until cancelled; raises StaleTerm when the term is lost."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENT_CALLS):
-                group.create_task(self._work(), name="write")
-
-    async def _work(self) -> None:
         while True:
             await self._wake.wait()
             while self._waiting:
-                await self._write(self._next_batch())
+                batch = self._next_batch()
+                metrics.COMMIT_ITEMS.observe(len(batch))
+                with metrics.COMMIT_SECONDS.time():
+                    await self._call(batch)
             self._wake.clear()
+            self.idle = True
 
     def _next_batch(self) -> list[Write]:
         waiting = self._waiting
@@ -88,19 +79,37 @@ class Writer:
             batch.append(waiting.popleft())
         return batch
 
-    async def _write(self, batch: list[Write]) -> None:
-        metrics.COMMIT_ITEMS.observe(len(batch))
-        creates = [w for w in batch if w.expect is None]
-        applies = [w for w in batch if w.expect is not None]
-        with metrics.COMMIT_SECONDS.time():
-            if creates and applies:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._create(creates))
-                    group.create_task(self._apply(applies))
-            elif creates:
-                await self._create(creates)
-            else:
-                await self._apply(applies)
+
+class Writer:
+    """Bounded by the leader's open tasks: each has at most one write in here."""
+
+    def __init__(
+        self,
+        storage: ServiceChannel,
+        term: int,
+        on_written: Callable[[Sequence[Answer]], None],
+    ) -> None:
+        self._storage = storage
+        self._term = term
+        self._on_written = on_written
+        self._creates = _Lane(self._create)
+        self._applies = _Lane(self._apply)
+
+    @property
+    def idle(self) -> bool:
+        """Whether a compare-and-set would go out at once."""
+        return self._applies.idle
+
+    def add(self, writes: Sequence[Write]) -> None:
+        """Takes writes; each is answered once through `on_written`."""
+        self._creates.add([w for w in writes if w.expect is None])
+        self._applies.add([w for w in writes if w.expect is not None])
+
+    async def run(self) -> None:
+        """Writes until cancelled; raises StaleTerm when the term is lost."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._creates.run(), name="create")
+            group.create_task(self._applies.run(), name="apply")
 
     async def _create(self, writes: list[Write]) -> None:
         request = storage_pb2.CreateRequest(

@@ -64,9 +64,14 @@ class ClusterState:
         self.ended_count = 0
         self.placed_count = 0
 
-    def drain(self) -> Commands:
-        """What is to be done since the last call; each changed task that has no write gets one."""
+    def drain(self, *, writes: bool = True) -> Commands:
+        """What is to be done since the last call; each changed task that has no write gets one.
+
+        Without `writes` decisions go on gathering, and no task changes hands.
+        """
         commands, self.commands = self.commands, Commands()
+        if not writes:
+            return commands
         dirty, self.dirty = self.dirty, {}
         for task in dirty.values():
             assert task.write is None, f"{task!r} is written twice at once"

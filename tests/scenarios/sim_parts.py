@@ -239,6 +239,7 @@ class Runtime(Part):
         self.link: Link | None = None
         self.leader: SimLeader | None = None
         self.draining = False
+        self.cut_off_until_ms = 0
         self.term = 0
         self.answered_ms = kernel.now_ms
         self._beats: dict[int, int] = {}
@@ -253,8 +254,20 @@ class Runtime(Part):
 
     # ------------------------------------------------------------------- living
 
+    @property
+    def cut_off(self) -> bool:
+        """It runs on and reaches nobody."""
+        return self.kernel.now_ms < self.cut_off_until_ms
+
+    def cut_from_all(self, ms: int) -> None:
+        self.say("is cut off for", ms, "ms")
+        self.cut_off_until_ms = self.kernel.now_ms + ms
+        for link in self.streams:
+            link.cut("the network is parted")
+
     def _heartbeat(self) -> None:
-        if not (self.draining and not self.held and not self.outbox):
+        leaves = self.draining and not self.held and not self.outbox
+        if not leaves and not self.cut_off:
             self._registry.beat(self.record)
         self.later(HEARTBEAT_MS, self._heartbeat)
 
@@ -304,7 +317,7 @@ class Runtime(Part):
     def _connect(self) -> None:
         if self.link is not None:
             return
-        self.link = self._dial(self)
+        self.link = None if self.cut_off else self._dial(self)
         if self.link is None:
             self.later(50 + 400 * self.kernel.rng.random(), self._connect)
             return

@@ -155,7 +155,7 @@ class World:
         ident = TaskId(f"{number:026d}")
         service = rng.random() < 0.05
         self.habits[ident] = Habits(
-            runs_ms=rng.choice((5, 40, 200, 1_000, 4_000)),
+            runs_ms=rng.choice((5, 40, 200, 1_000, 4_000, 25_000)),
             kinds=rng.choice(KINDS),
             poison=rng.random() < 0.04,
             waits=rng.random() < 0.15,
@@ -214,6 +214,8 @@ class World:
             self._kill_agent,
             self._kill_agent,
             self._freeze_agent,
+            self._part_agent,
+            self._part_agent,
             self._cut_link,
             self._cut_link,
             self._lose_registry,
@@ -247,6 +249,10 @@ class World:
         runtime = self._runtime()
         if runtime is not None and not runtime.frozen:
             runtime.freeze(self.rng.choice((500, 5_000, 14_000, 30_000)))
+
+    def _part_agent(self) -> None:
+        if (runtime := self._runtime()) is not None:
+            runtime.cut_from_all(self.rng.choice((2_000, 11_000, 16_000, 70_000)))
 
     def _cut_link(self) -> None:
         runtime = self._runtime()

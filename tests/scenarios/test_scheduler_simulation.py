@@ -9,7 +9,7 @@ from tests.scenarios.sim_world import World
 
 from muster.domain.task_lifecycle import TaskState
 
-SEEDS = range(240)
+SEEDS = range(200)
 AT_ONCE = 40
 
 

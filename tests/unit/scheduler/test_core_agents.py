@@ -146,6 +146,16 @@ def test_silence_and_a_lease_that_is_gone_give_an_agent_up_after_10_s(bench: Ben
     assert bench.used(A) == 0
 
 
+def test_an_agent_that_connects_again_has_been_heard(bench: Bench) -> None:
+    lose_lease(bench)
+    bench.silence(SILENT_AND_LEASELESS_MS - 1_000)
+    bench.connect(A)
+    bench.silence(SILENT_AND_LEASELESS_MS - 1_000)
+    assert bench.agent_state(A) is SUSPECT
+    bench.silence(1_000)
+    assert bench.agent_state(A) is DOWN
+
+
 def test_silence_alone_gives_an_agent_up_after_60_s(bench: Bench) -> None:
     task = bench.run()
     bench.silence(SILENT_MS - 1_000)

@@ -207,9 +207,10 @@ def test_a_supervisor_that_reports_first_is_believed() -> None:
     task = bench.load(held(A, incarnation=4))
     agents.runtime_died(bench.state, A, 4, [task.ref()], True, "signal 9", bench.now)
     assert (task.status.state, task.status.agent_deaths) == (TaskState.PENDING, 1)
-    newer = bench.load(held(B, incarnation=4))
+    older = bench.load(held(B, incarnation=4))
     agents.runtime_died(bench.state, B, 5, [], True, "signal 9", bench.now)
-    assert newer.status.state is TaskState.PENDING
+    assert older.status.state is TaskState.PENDING
+    assert not bench.connect(B, 4)
 
 
 def test_a_new_leader_counts_the_13_s_from_when_it_leads() -> None:

@@ -523,6 +523,19 @@ def test_moments_of_ended_tasks_are_shed(bench: Bench) -> None:
     assert kept.status.wish is Wish.TIME_OUT
 
 
+def test_moments_of_earlier_attempts_are_shed() -> None:
+    bench = Bench(jitter=lambda: 0.0)
+    bench.join(A)
+    task = bench.run(timeout_ms=10**8, max_attempts=10**6)
+    for _ in range(1_100):
+        bench.end(task, FAILURE)
+        tasks.due(bench.state, bench.now)
+        bench.settle()
+        bench.start(task)
+    tasks.due(bench.state, bench.now)
+    assert len(bench.state.deadlines) < 1_000
+
+
 def test_an_attempt_may_run_for_its_timeout_or_what_the_total_leaves(bench: Bench) -> None:
     status = TaskStatus(created_clock_ms=1_000)
     assert timeout_for(bench.spec(), status, 5_000) == 0

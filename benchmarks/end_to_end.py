@@ -94,7 +94,7 @@ def main() -> None:
             cluster = MeasuredCluster(Path(folder) / f"{number}" / "state", agents=options.agents)
             cluster.state_dir.mkdir(parents=True)
             try:
-                runs.append(_measure(cluster, options.tasks))
+                runs.append(_measure(cluster, options.tasks, options.cpu))
                 versions = describe_versions(cluster)
                 appendfsync = cluster.redis_facts().get("appendfsync", "unknown")
             finally:
@@ -114,6 +114,7 @@ def main() -> None:
         "tasks": options.tasks,
         "agents": options.agents,
         "runs": options.runs,
+        "task_cpu": options.cpu or "default",
         "appendfsync": appendfsync,
         "machine": machine,
         "versions": versions,
@@ -128,6 +129,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, default=10_000, help="of the batch load")
     parser.add_argument("--agents", type=int, default=2)
+    parser.add_argument(
+        "--cpu", default="", help="that each task asks for (default: Muster's, 100m)"
+    )
     parser.add_argument("--runs", type=int, default=3, help="each on a fresh cluster")
     parser.add_argument("--folder", type=Path, help="where state directories are made")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
@@ -138,15 +142,15 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _measure(cluster: MeasuredCluster, tasks: int) -> Figures:
+def _measure(cluster: MeasuredCluster, tasks: int, cpu: str) -> Figures:
     cluster.start()
     first_start_s = cluster.ready_s
     cluster.stop()
     cluster.start()
-    _batch_load(cluster, WARM_UP_TASKS)
+    _batch_load(cluster, WARM_UP_TASKS, cpu)
     latencies_ms = _latencies_ms(cluster)
     cpu_before = cluster.cpu_s()
-    took_s = _batch_load(cluster, tasks)
+    took_s = _batch_load(cluster, tasks, cpu)
     cpu_after = cluster.cpu_s()
     cpu_ms = {
         part: round((used - cpu_before.get(part, 0.0)) * 1000 / tasks, 4)
@@ -180,11 +184,12 @@ def _latencies_ms(cluster: MeasuredCluster) -> list[float]:
     return taken
 
 
-def _batch_load(cluster: MeasuredCluster, tasks: int) -> float:
+def _batch_load(cluster: MeasuredCluster, tasks: int, cpu: str = "") -> float:
     """Seconds from the first submission until the last result was gathered; checks each."""
+    wants = {"resources": {"cpu": cpu}} if cpu else {}
     bodies = [
         orjson.dumps(
-            {"tasks": [{"skill": "echo", "input": {"n": n}} for n in range(at, upto)]},
+            {"tasks": [{"skill": "echo", "input": {"n": n}, **wants} for n in range(at, upto)]},
         )
         for at in range(0, tasks, BATCH_TASKS)
         for upto in [min(at + BATCH_TASKS, tasks)]
@@ -236,7 +241,9 @@ def _gather(client: Client, ids: list[str], answers: dict[str, Any]) -> None:
 def _print_table(summary: dict[str, Any]) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     machine, versions = summary["machine"], summary["versions"]
-    table = Table(title=f"{summary['tasks']:,} tasks, {summary['agents']} agents, one client")
+    table = Table(
+        title=f"{summary['tasks']:,} tasks (cpu: {summary['task_cpu']}), {summary['agents']} agents"
+    )
     for column in ("figure", "median", f"spread of {summary['runs']} runs"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, (low, high) in summary["spread"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
 from muster.domain.errors import MusterError, NotFound, Unavailable
@@ -64,10 +64,12 @@ class TaskReader:
         gone: Callable[[], Awaitable[bool]],
         *,
         with_input: bool = False,
+        only_ending: bool = False,
     ) -> task_pb2.Task:
         """The task when it has ended, or as it is after `wait_s` seconds.
 
-        Raises ClientGone when `gone()` says so.
+        With `only_ending` all but state, attempt, agent and outcome may be left out of it. Raises
+        ClientGone when `gone()` says so.
         """
         if wait_s <= 0:
             return await self.get(tenant, ident, with_input=with_input)
@@ -80,7 +82,10 @@ class TaskReader:
                     if task.status.state in ENDED or boot_s() >= deadline_s or self._feed.closed:
                         return task
                 await self._wait(watch, deadline_s)
-                woken = bool(watch.take(1)) or boot_s() >= deadline_s
+                taken = watch.take_ended(1)
+                if only_ending and taken and _tells(taken[0][1], tenant):
+                    return _ended_task(taken[0][1])
+                woken = bool(taken) or boot_s() >= deadline_s
                 surely_open = not woken and self._feed.live
                 if not woken and await gone():
                     raise ClientGone
@@ -103,10 +108,19 @@ class TaskReader:
             while left:
                 # A first reading of all, then whatever the events point at.
                 batch, unread = unread[:MAX_READ], unread[MAX_READ:]
-                batch = [i for i in batch if i in left] or watch.take(MAX_READ)
-                if batch:
-                    ended: list[tuple[str, task_pb2.Task | None]] = []
-                    for ident, task in zip(batch, await self._read(tenant, batch), strict=True):
+                batch = [i for i in batch if i in left]
+                ended: list[tuple[str, task_pb2.Task | None]] = []
+                if not batch:
+                    for ident, event in watch.take_ended(MAX_READ):
+                        if _tells(event, tenant):
+                            left.discard(ident)
+                            watch.forget(ident)
+                            ended.append((ident, _ended_task(event)))
+                        else:
+                            batch.append(ident)
+                if batch or ended:
+                    found = await self._read(tenant, batch) if batch else ()
+                    for ident, task in zip(batch, found, strict=True):
                         unknown = not task.HasField("spec")
                         if unknown or task.status.state in ENDED:
                             left.discard(ident)
@@ -202,3 +216,19 @@ class TaskReader:
                 raise
             return await self._read_some(tenant, ids[: len(ids) // 2], with_input=with_input)
         return response.tasks
+
+
+def _tells(event: storage_pb2.Event | None, tenant: str) -> TypeGuard[storage_pb2.Event]:
+    """Whether the event alone answers what came of the task, and to this tenant."""
+    return event is not None and event.tenant == tenant
+
+
+def _ended_task(event: storage_pb2.Event) -> task_pb2.Task:
+    """The part of an ended task that its last event holds."""
+    return task_pb2.Task(
+        spec=task_pb2.TaskSpec(id=event.task_id, tenant=event.tenant, skill=event.skill),
+        status=task_pb2.TaskStatus(
+            state=event.state, attempt=event.attempt, agent=event.agent, why=event.why
+        ),
+        outcome=event.outcome,
+    )

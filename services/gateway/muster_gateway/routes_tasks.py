@@ -108,7 +108,11 @@ async def get_task(call: Call) -> Response:
 async def get_result(call: Call) -> Response:
     known_queries(call.request, "wait")
     task = await call.gateway.reader.get_ended(
-        call.tenant, task_id_of(call), wait_ms_of(call.request) / 1000, call.request.is_disconnected
+        call.tenant,
+        task_id_of(call),
+        wait_ms_of(call.request) / 1000,
+        call.request.is_disconnected,
+        only_ending=True,
     )
     if task.status.state not in ENDED:
         return Response(encode(result_out(task)), 202, {"Retry-After": "1"}, JSON)

@@ -228,7 +228,9 @@ class TailFeed:
         note = self._board.note
         for event in response.events:
             if event.kind in _TASK_KINDS:
-                note(event.tenant, event.task_id, ended=event.state in ENDED)
+                ended = event.state in ENDED
+                whole = event if ended and event.HasField("outcome") else None
+                note(event.tenant, event.task_id, ended=ended, event=whole)
         if self._subscriptions:
             for subscription in tuple(self._subscriptions):
                 for event in response.events:

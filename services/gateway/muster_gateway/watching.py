@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 from types import TracebackType
 from typing import Final
 
+from muster.api.v1 import storage_pb2
 from muster.domain.errors import Overloaded
 from muster_gateway.metrics import WATCHED_TASKS
 
@@ -29,7 +31,8 @@ class Watch:
     def __init__(self, board: WatchBoard, ids: Iterable[str]) -> None:
         self._board = board
         self._ids = set(ids)
-        self._maybe_ended: dict[str, None] = {}
+        # Task → the event of its end, when it holds the outcome.
+        self._maybe_ended: dict[str, storage_pb2.Event | None] = {}
         self._waiter: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Watch:
@@ -53,16 +56,18 @@ class Watch:
 
     def take(self, most: int) -> list[str]:
         """Up to `most` tasks that may have ended since they were last taken."""
-        taken: list[str] = []
-        while self._maybe_ended and len(taken) < most:
-            ident = next(iter(self._maybe_ended))
+        return [ident for ident, _ in self.take_ended(most)]
+
+    def take_ended(self, most: int) -> list[tuple[str, storage_pb2.Event | None]]:
+        """The same, each with the event of its end when that holds the outcome."""
+        taken = list(islice(self._maybe_ended.items(), most))
+        for ident, _ in taken:
             del self._maybe_ended[ident]
-            taken.append(ident)
         return taken
 
-    def wake(self, ident: str) -> None:
-        """This task may have ended."""
-        self._maybe_ended[ident] = None
+    def wake(self, ident: str, event: storage_pb2.Event | None = None) -> None:
+        """This task may have ended; with `event` it surely has."""
+        self._maybe_ended[ident] = event
         self._release()
 
     def wake_all(self) -> None:
@@ -125,12 +130,19 @@ class WatchBoard:
                 del self._watches[ident]
         WATCHED_TASKS.set(self._watched)
 
-    def note(self, tenant: str, ident: str, *, ended: bool) -> None:
-        """An event said so."""
+    def note(
+        self,
+        tenant: str,
+        ident: str,
+        *,
+        ended: bool,
+        event: storage_pb2.Event | None = None,
+    ) -> None:
+        """An event said so; it is given along when it holds the outcome."""
         self._remember(ident, (tenant, ended))
         if ended:
             for watch in self._watches.get(ident, ()):
-                watch.wake(ident)
+                watch.wake(ident, event)
 
     def note_new(self, tenant: str, ids: Iterable[str]) -> None:
         """These are about to be created under ids that were never used before."""

@@ -29,6 +29,8 @@ NEWEST_VERSION = task_pb2.SCHEMA_VERSION_1
 # Of one event: the log keeps its newest 200,000 in memory.
 MAX_PARTIAL_BYTES = 64 * 1024
 MAX_NOTE_CHARS = 1024
+# An outcome up to this size travels in the event of its task's end; larger ones are read.
+MAX_EVENT_OUTCOME_BYTES = 1024
 MAX_EVENTS = 10_000
 _PUBLISHED = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_AGENT_CHANGED)
 
@@ -134,6 +136,8 @@ def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
             term=term,
             incarnation=status.incarnation,
         )
+        if outcome and len(outcome) <= MAX_EVENT_OUTCOME_BYTES and state >= FIRST_ENDED:
+            event.outcome.CopyFrom(item.outcome)
         out.append(
             Change(
                 tenant,

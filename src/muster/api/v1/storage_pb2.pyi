@@ -621,6 +621,7 @@ class Event(_message.Message):
     AGENT_STATE_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     PARTIAL_INDEX_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Given by storage: the position in the stream."""
     kind: Global___EventKind.ValueType
@@ -641,6 +642,10 @@ class Event(_message.Message):
     incarnation: _builtins.int
     partial_index: _builtins.int
     """How many partial outputs of this attempt came before."""
+    @_builtins.property
+    def outcome(self) -> _task_pb2.Outcome:
+        """Of a task that has ended, when it is small: spares its readers a look at the record."""
+
     def __init__(
         self,
         *,
@@ -661,10 +666,11 @@ class Event(_message.Message):
         agent_state: _agent_pb2.AgentState.ValueType = ...,
         incarnation: _builtins.int = ...,
         partial_index: _builtins.int = ...,
+        outcome: _task_pb2.Outcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_state", b"agent_state", "at_ms", b"at_ms", "attempt", b"attempt", "fraction", b"fraction", "id", b"id", "incarnation", b"incarnation", "kind", b"kind", "note", b"note", "partial_index", b"partial_index", "partial_json", b"partial_json", "skill", b"skill", "state", b"state", "task_id", b"task_id", "tenant", b"tenant", "term", b"term", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_state", b"agent_state", "at_ms", b"at_ms", "attempt", b"attempt", "fraction", b"fraction", "id", b"id", "incarnation", b"incarnation", "kind", b"kind", "note", b"note", "outcome", b"outcome", "partial_index", b"partial_index", "partial_json", b"partial_json", "skill", b"skill", "state", b"state", "task_id", b"task_id", "tenant", b"tenant", "term", b"term", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

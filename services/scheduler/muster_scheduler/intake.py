@@ -83,7 +83,7 @@ def take_message(leader: Leader, session: Session, message: scheduler_pb2.Sessio
     """Everything that one message says."""
     now = leader.now()
     state, ident = leader.state, session.agent
-    if message.HasField("beat") and leader.confirmed:
+    if message.HasField("beat") and leader.may_answer:
         session.answer_beat(message.beat.seq)
     if session.supervisor:
         if message.HasField("runtime_died"):

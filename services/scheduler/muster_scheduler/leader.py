@@ -60,8 +60,13 @@ MAX_UNWRITTEN_TASKS = 50_000
 MAX_UNWRITTEN_BYTES = 256 * 1024 * 1024
 TICK_S = 0.1
 JUDGE_EVERY_TICKS = 10
-CONFIRM_S = 1.0
-# Without a confirmation for this long another leader may exist: beats go unanswered.
+CONFIRM_EVERY_S = 0.4
+CONFIRM_TIMEOUT_S = 1.0
+# How long after a confirmation was asked for beats are answered. An agent kills a `stop` task
+# within 12 s of the last answered beat, and the next leader gives it away after 13: so no beat may
+# be answered more than 1 s after that leader took its term.
+ANSWERS_FOR_MS = 1_000
+# Without a confirmation for this long storage is taken to be away: nobody is judged or let in.
 CONFIRMED_FOR_MS = 3_000
 STORE_TIMEOUT_S = 5.0
 
@@ -120,6 +125,11 @@ class Leader:
         """Whether storage has confirmed the term lately."""
         return boot_ms() - self._confirmed_boot_ms < CONFIRMED_FOR_MS
 
+    @property
+    def may_answer(self) -> bool:
+        """Whether no other leader can have led for longer than ANSWERS_FOR_MS."""
+        return boot_ms() - self._confirmed_boot_ms < ANSWERS_FOR_MS
+
     # -------------------------------------------------------------------- run
 
     async def run(self) -> None:
@@ -162,7 +172,7 @@ class Leader:
             self._advanced_boot_ms = started
             try:
                 answer = await self.storage.call(
-                    _Store, "ConfirmTerm", request, timeout_s=CONFIRM_S
+                    _Store, "ConfirmTerm", request, timeout_s=CONFIRM_TIMEOUT_S
                 )
             except MusterError as error:
                 if not passes(error):
@@ -176,7 +186,7 @@ class Leader:
                 raise StaleTerm(self.term, self.term + 1)
             self._clock_base_ms, self._clock_boot_ms = answer.clock_ms, started
             self._confirmed_boot_ms = started
-            await asyncio.sleep(CONFIRM_S)
+            await asyncio.sleep(CONFIRM_EVERY_S)
 
     async def _tick(self) -> None:
         await self.ready.wait()

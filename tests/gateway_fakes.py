@@ -196,6 +196,8 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
             batch = self.events[at - self.trimmed : at - self.trimmed + 500]
             if batch:
                 at = int(batch[-1].id)
+                if request.only_ended:
+                    batch = [e for e in batch if e.state >= task_pb2.TASK_STATE_SUCCEEDED]
                 yield storage_pb2.TailResponse(events=batch, last_id=str(at))
                 continue
             async with self.more:

@@ -62,6 +62,7 @@ async def event_stream(
     reached = position(after) if after else (0, 0)
     with feed.subscribe(accept) as subscription:
         yield OPENING
+        await subscription.settle()
         try:
             async for part in _parts(feed, subscription, after, opening):
                 if isinstance(part, bytes):

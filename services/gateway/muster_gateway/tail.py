@@ -28,6 +28,8 @@ _MAX_QUEUED_EVENTS: Final = 2_000
 _BLIND_REREAD_S: Final = 0.5
 # No event for this long while catching up: the last ones were trimmed, and live ones go on.
 _HISTORY_QUIET_S: Final = 2.0
+# A listener that cannot be told the present hears a little of the past instead.
+_PRESENT_TIMEOUT_S: Final = 2.0
 _EVENT_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?", re.ASCII)
 
 _TASK_KINDS: Final = frozenset(
@@ -71,6 +73,7 @@ class Subscription:
         self._wake = asyncio.Event()
         # Events after this id are, or will be, in the queue.
         self.joined_at = feed.last_id
+        self._floor = (0, 0)
         # Why no more will come; None while they do.
         self.ended: str | None = None
 
@@ -89,7 +92,17 @@ class Subscription:
     def accepts(self, event: storage_pb2.Event) -> bool:
         return self._accept(event)
 
+    async def settle(self) -> None:
+        """Leaves out what happened before now, which the feed may still hand on."""
+        now_id = await self._feed.present()
+        if now_id:
+            self.joined_at, self._floor = now_id, position(now_id)
+            kept = [event for event in self._queue if position(event.id) > self._floor]
+            self._queue = deque(kept)
+
     def push(self, event: storage_pb2.Event) -> None:
+        if self._floor != (0, 0) and position(event.id) <= self._floor:
+            return
         if self.ended is None and self._accept(event):
             if len(self._queue) >= _MAX_QUEUED_EVENTS:
                 self.end("too far behind")
@@ -128,6 +141,10 @@ class TailFeed:
         self.live = False
         # The gateway goes down: nobody should go on waiting.
         self.closed = False
+        # Ends the present call, to go on from the same place with another choice of events.
+        self._turn: Callable[[], object] | None = None
+        self._turning = False
+        self._narrow = True
 
     @property
     def reread_s(self) -> float | None:
@@ -139,12 +156,22 @@ class TailFeed:
         failures = 0
         while True:
             try:
-                async for response in self._tail(self.last_id):
+                # Waiters need the ends of tasks alone, which is a third of all events.
+                self._narrow = not self._subscriptions
+                async for response in self._tail(self.last_id, only_ended=self._narrow):
                     failures = 0
                     self._take(response)
                 why = "the stream ended"
             except MusterError as error:
                 why = str(error)
+            except asyncio.CancelledError:
+                # A call that is cancelled here ends like this as well.
+                task = asyncio.current_task()
+                if not self._turning or (task is not None and task.cancelling()):
+                    raise
+            if self._turning:
+                self._turning = False
+                continue
             if self.live or failures == 0:
                 _LOG.warning("the event stream broke; it is taken up again", why=why)
             self.live = False
@@ -191,18 +218,43 @@ class TailFeed:
         finally:
             await stream.aclose()
 
-    async def _tail(self, from_id: str) -> AsyncGenerator[storage_pb2.TailResponse, None]:
+    async def _tail(
+        self, from_id: str, *, only_ended: bool | None = None
+    ) -> AsyncGenerator[storage_pb2.TailResponse, None]:
+        """`only_ended` None: a stream beside the feed's own, with all events."""
         with rpc_errors("storage"):
             call = self._storage.stream(
                 storage_pb2_grpc.StorageServiceStub,
                 "Tail",
-                storage_pb2.TailRequest(from_id=from_id),
+                storage_pb2.TailRequest(from_id=from_id, only_ended=bool(only_ended)),
             )
+            if only_ended is not None:
+                self._turn = call.cancel
             try:
                 async for response in call:
                     yield response
             finally:
                 call.cancel()
+
+    async def present(self) -> str:
+        """The id of the newest event there is; empty when storage does not say."""
+        stream = self._tail("")
+        try:
+            async with asyncio.timeout(_PRESENT_TIMEOUT_S):
+                response = await anext(stream, None)
+        except (TimeoutError, MusterError):
+            return ""
+        finally:
+            await stream.aclose()
+        return response.last_id if response is not None else ""
+
+    def _choose_again(self) -> None:
+        """Somebody has begun, or everybody has ceased, to want all events."""
+        wanted = not self._subscriptions
+        if self._turn is not None and self.last_id and self.live and wanted != self._narrow:
+            self._turning = True
+            self._turn()
+            self._turn = None
 
     def join(self, subscription: Subscription) -> None:
         """Raises Overloaded."""
@@ -211,10 +263,12 @@ class TailFeed:
         if len(self._subscriptions) >= MAX_SUBSCRIBERS:
             raise Overloaded(f"{MAX_SUBSCRIBERS} event streams are open already", 5.0)
         self._subscriptions.add(subscription)
+        self._choose_again()
         SUBSCRIBERS.set(len(self._subscriptions))
 
     def leave(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
+        self._choose_again()
         SUBSCRIBERS.set(len(self._subscriptions))
 
     def close(self) -> None:
@@ -246,3 +300,4 @@ class TailFeed:
                 _LOG.info("the event stream is connected", last_id=self.last_id)
             self.live = True
             self._board.invalidate()
+            self._choose_again()

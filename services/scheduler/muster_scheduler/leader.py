@@ -258,7 +258,10 @@ class Leader:
         for ident, push in commands.pushes.items():
             session = self.sessions.get(ident)
             if session is not None:
-                session.push(push, clock_ms)
+                agent = state.agents.get(ident)
+                # A draining agent leaves once its outcomes are acknowledged.
+                leaves = agent is None or agent.draining or agent.wish is AgentWish.DRAIN
+                session.push(push, clock_ms, prompt=leaves)
         for ident, incarnation, why in commands.restarts:
             supervisor = self.supervisors.get(ident)
             if supervisor is not None:

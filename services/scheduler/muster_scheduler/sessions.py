@@ -21,6 +21,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 # About what an assignment has besides its input, and what a reference to an attempt takes.
 _ASSIGNMENT_BYTES = 500
 _REF_BYTES = 64
+# More outcomes than this are acknowledged at once, so that an agent's outbox stays short.
+MAX_PATIENT_ACKS = 32
 
 
 class Session:
@@ -37,8 +39,12 @@ class Session:
         self._unsent = 0
         self._wake = asyncio.Event()
 
-    def push(self, push: Push, clock_ms: int) -> None:
-        """Adds what the core wants this runtime to be told."""
+    def push(self, push: Push, clock_ms: int, *, prompt: bool = False) -> None:
+        """Adds what the core wants this runtime to be told.
+
+        A few acknowledgements alone need no message of their own: they go with what comes next,
+        at the latest with the answer to a beat, unless `prompt` says that somebody waits for them.
+        """
         items = len(push.assign) + len(push.acks) + len(push.drop) + len(push.cancel)
         if self.closed or not (items or push.drain):
             return
@@ -54,7 +60,9 @@ class Session:
                     timeout_ms=timeout_for(task.spec, task.status, clock_ms),
                 )
             )
-        message = self._filling()
+        only_acks = not (push.assign or push.cancel or push.drop or push.drain)
+        patient = only_acks and not prompt and self._unsent + items <= MAX_PATIENT_ACKS
+        message = self._filling(wake=not patient)
         for ref, wish in push.cancel:
             message.cancel.append(
                 scheduler_pb2.CancelAttempt(ref=_ref(ref), wish=WISH_TO_PROTO[wish or Wish.CANCEL])
@@ -83,14 +91,15 @@ class Session:
         message.restart.incarnation = incarnation
         message.restart.why = why
 
-    def _filling(self, size_bytes: int = 0) -> scheduler_pb2.SessionResponse:
+    def _filling(self, size_bytes: int = 0, *, wake: bool = True) -> scheduler_pb2.SessionResponse:
         """The message that takes the next item. Within one, an agent looks at assignments first:
         whatever else is said of an attempt follows its assignment."""
         if not self._messages or (self._last_bytes + size_bytes > MAX_MESSAGE_BYTES):
             self._messages.append(scheduler_pb2.SessionResponse())
             self._last_bytes = 0
         self._last_bytes += size_bytes
-        self._wake.set()
+        if wake:
+            self._wake.set()
         return self._messages[-1]
 
     def close(self) -> None:

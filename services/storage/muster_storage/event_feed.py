@@ -52,22 +52,28 @@ class EventFilter:
     """Which events a subscriber wants, by their heads; events of no tenant belong to all."""
 
     def __init__(
-        self, kinds: frozenset[int] = frozenset(), tenant: str = "", *, only_term_zero: bool = False
+        self,
+        kinds: frozenset[int] = frozenset(),
+        tenant: str = "",
+        *,
+        only_term_zero: bool = False,
+        only_ended: bool = False,
     ) -> None:
         self._kinds = kinds
         self._tenant = tenant
-        self._only_term_zero = only_term_zero
-        # There are few distinct heads: kinds × 2 × tenants.
+        # What the middle of a head must be; empty = anything.
+        self._writer = "0" if only_term_zero else "2" if only_ended else ""
+        # There are few distinct heads: kinds × 3 × tenants.
         self._known: dict[bytes, bool] = {}
 
     def __call__(self, head: bytes) -> bool:
         known = self._known.get(head)
         if known is None:
-            kind, by_scheduler, tenant = head.decode().split(":", 2)
+            kind, writer, tenant = head.decode().split(":", 2)
             known = self._known[head] = (
                 (not self._kinds or int(kind) in self._kinds)
                 and (not self._tenant or tenant in ("", self._tenant))
-                and (not self._only_term_zero or by_scheduler == "0")
+                and (not self._writer or writer == self._writer)
             )
         return known
 

@@ -150,7 +150,7 @@ def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
                 status.SerializeToString(),
                 outcome,
                 blob,
-                event_head(pb.EVENT_KIND_TASK_CHANGED, tenant, term),
+                event_head(pb.EVENT_KIND_TASK_CHANGED, tenant, term, ended=state >= FIRST_ENDED),
                 event.SerializeToString(),
             )
         )

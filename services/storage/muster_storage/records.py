@@ -214,6 +214,9 @@ class Drop(IntEnum):
     DOOMED = 2
 
 
-def event_head(kind: int, tenant: str, term: int) -> str:
-    """What subscribers filter events on: kind, whether a scheduler wrote it, tenant."""
-    return f"{kind}:{1 if term else 0}:{tenant}"
+def event_head(kind: int, tenant: str, term: int, *, ended: bool = False) -> str:
+    """What subscribers filter events on: kind, who wrote it and of what, tenant.
+
+    The middle is 0 for whoever is no scheduler, 1 for a scheduler, 2 for its end of a task.
+    """
+    return f"{kind}:{2 if ended else 1 if term else 0}:{tenant}"

@@ -210,7 +210,10 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         if request.tenant:
             parse_tenant_id(request.tenant)
         wanted = EventFilter(
-            frozenset(request.kinds), request.tenant, only_term_zero=request.only_term_zero
+            frozenset(request.kinds),
+            request.tenant,
+            only_term_zero=request.only_term_zero,
+            only_ended=request.only_ended,
         )
         async with aclosing(self._feed.tail(after, wanted)) as batches:
             async for batch in batches:

@@ -684,11 +684,14 @@ class TailRequest(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     ONLY_TERM_ZERO_FIELD_NUMBER: _builtins.int
+    ONLY_ENDED_FIELD_NUMBER: _builtins.int
     from_id: _builtins.str
     """Exclusive; empty = from now on; "0" = from the oldest kept."""
     tenant: _builtins.str
     only_term_zero: _builtins.bool
     """Only events whose writer was no scheduler (term 0)."""
+    only_ended: _builtins.bool
+    """Only events of tasks that ended."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EventKind.ValueType]:
         """Empty = all."""
@@ -700,10 +703,11 @@ class TailRequest(_message.Message):
         kinds: _abc.Iterable[Global___EventKind.ValueType] | None = ...,
         tenant: _builtins.str = ...,
         only_term_zero: _builtins.bool = ...,
+        only_ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_id", b"from_id", "kinds", b"kinds", "only_term_zero", b"only_term_zero", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_id", b"from_id", "kinds", b"kinds", "only_ended", b"only_ended", "only_term_zero", b"only_term_zero", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

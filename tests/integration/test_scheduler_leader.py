@@ -211,6 +211,7 @@ async def test_a_silent_agent_is_given_up_and_its_late_word_is_stale(
     await cluster.sees(name, agent_pb2.AGENT_STATE_DOWN)
     await soon(lambda: (ident, 1) in silent.drops)
     silent.end(ident, 1)
+    silent.say(beat=scheduler_pb2.SessionBeat(seq=1))
     await soon(lambda: silent.acks.get((ident, 1)) == STALE)
     assert (await cluster.task(ident)).status.attempt == 2
     # It speaks again: once it is registered it is used again.

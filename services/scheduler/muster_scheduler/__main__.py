@@ -22,6 +22,7 @@ from muster_scheduler import metrics
 from muster_scheduler.config import Config
 from muster_scheduler.errors import passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
+from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.service import SchedulerService
 from muster_scheduler.watching import follow_monitor, follow_registry
@@ -175,8 +176,7 @@ class Scheduler:
                     group.create_task(follow_monitor(leader, monitor), name="monitor")
         finally:
             self.service.leader = None
-            metrics.LEADER.set(0)
-            metrics.TERM.set(0)
+            metrics.forget_leadership()
 
 
 def _first(error: BaseException) -> BaseException:
@@ -195,8 +195,10 @@ def _policy(stored: bytes, strategy: str) -> Policy:
     """The stored policy, or the configured strategy when none was ever put."""
     if stored:
         try:
-            return Policy(strategy=orjson.loads(stored).get("strategy", strategy))
-        except (orjson.JSONDecodeError, AttributeError, InvalidInput) as error:
+            chosen = orjson.loads(stored).get("strategy", strategy)
+            strategies.get(chosen)
+            return Policy(strategy=chosen)
+        except (orjson.JSONDecodeError, AttributeError, TypeError, InvalidInput) as error:
             _LOG.error("the stored policy is not understood; the default is used", why=str(error))
     return Policy(strategy=strategy)
 

@@ -1,8 +1,9 @@
-"""Which failures of a call mean: the same again later."""
+"""What a failed call means: the same again later, and perhaps elsewhere."""
 
 from __future__ import annotations
 
 from muster.domain.errors import DeadlineExceeded, MusterError, Overloaded, Unavailable
+from muster.rpc.channels import ServiceChannel
 
 
 def passes(error: MusterError) -> bool:
@@ -10,3 +11,9 @@ def passes(error: MusterError) -> bool:
     word for (a broken connection may look like that); False when it has refused the request."""
     transient = isinstance(error, Unavailable | DeadlineExceeded | Overloaded)
     return transient or type(error) is MusterError
+
+
+def turn_from(channel: ServiceChannel, address: str) -> None:
+    """Turns to the next address, unless another call that failed there too has done so."""
+    if channel.address == address:
+        channel.rotate()

@@ -42,7 +42,7 @@ from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
-from muster_scheduler.errors import passes
+from muster_scheduler.errors import passes, turn_from
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
@@ -163,7 +163,7 @@ class Leader:
     async def _confirm(self) -> None:
         failures = 0
         while True:
-            started = boot_ms()
+            started, at = boot_ms(), self.storage.address
             # Only the time since the last try: one whose answer was lost may have counted, and the
             # clock may stand still at times but must never run ahead.
             request = storage_pb2.ConfirmTermRequest(
@@ -178,7 +178,7 @@ class Leader:
                 if not passes(error):
                     raise
                 failures += 1
-                self.storage.rotate()
+                turn_from(self.storage, at)
                 await asyncio.sleep(full_jitter(failures, last_s=0.5))
                 continue
             failures = 0
@@ -381,7 +381,12 @@ class Leader:
             retry=True,
         )
         for ident, wish in answer.wishes.items():
-            self.state.wishes[AgentId(ident)] = conversion.agent_wish_from_proto(wish)
+            try:
+                self.state.wishes[AgentId(ident)] = conversion.agent_wish_from_proto(wish)
+            except InvalidInput as error:
+                # Of a newer version: nothing new goes there until somebody wishes again.
+                _LOG.error("an operator's wish is not understood", agent=ident, why=str(error))
+                self.state.wishes[AgentId(ident)] = AgentWish.CORDON
 
 
 def _checked(message: task_pb2.TaskSpec) -> TaskSpec:

@@ -19,7 +19,7 @@ from muster.rpc.status import rpc_errors
 from muster_scheduler.core import tasks
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
-from muster_scheduler.errors import passes
+from muster_scheduler.errors import passes, turn_from
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
@@ -85,6 +85,7 @@ class Loader:
         failures = 0
         position = ""
         while True:
+            address = self._storage.address
             try:
                 if not position:
                     position = await self._load()
@@ -99,7 +100,7 @@ class Loader:
             except MusterError as error:
                 if failures == 0:
                     _LOG.warning("reading from storage was interrupted", reason=str(error))
-                self._storage.rotate()
+                turn_from(self._storage, address)
             failures += 1
             await asyncio.sleep(full_jitter(failures))
 
@@ -155,6 +156,7 @@ class Loader:
             while self._wanted:
                 count = min(MAX_LOOK_UP, len(self._wanted))
                 batch = [self._wanted.popleft() for _ in range(count)]
+                address = self._storage.address
                 try:
                     await self._look_up(batch)
                     failures = 0
@@ -165,7 +167,7 @@ class Loader:
                         _LOG.warning("tasks cannot be looked up yet", reason=str(error))
                     failures += 1
                     self._wanted.extendleft(reversed(batch))
-                    self._storage.rotate()
+                    turn_from(self._storage, address)
                     await asyncio.sleep(full_jitter(failures))
 
     async def _look_up(self, batch: Sequence[tuple[TenantId, TaskId, bool]]) -> None:

@@ -8,9 +8,6 @@ SUBMITTED = Counter("muster_tasks_submitted", "Tasks accepted by the leader.")
 PLACED = Counter("muster_tasks_placed", "Placements made.")
 ENDED = Counter("muster_tasks_ended", "Tasks whose end was recorded, by final state.", ("state",))
 STALE_OUTCOMES = Counter("muster_outcomes_fenced", "Outcomes refused because they were stale.")
-REQUEUED = Counter(
-    "muster_tasks_requeued", "Attempts given back to the queue, by cause.", ("cause",)
-)
 QUEUED = Gauge("muster_tasks_queued", "Tasks that wait for a place.")
 ASSIGNED = Gauge("muster_tasks_assigned", "Attempts sent to agents and not begun.")
 RUNNING = Gauge("muster_tasks_running", "Attempts that run.")
@@ -36,3 +33,10 @@ SESSION_MESSAGES = Counter(
 )
 HEARD = SESSION_MESSAGES.labels("in")
 SAID = SESSION_MESSAGES.labels("out")
+
+
+def forget_leadership() -> None:
+    """A standby has no tasks and knows no agents."""
+    for gauge in (LEADER, TERM, QUEUED, ASSIGNED, RUNNING):
+        gauge.set(0)
+    AGENTS.clear()

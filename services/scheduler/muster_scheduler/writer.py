@@ -17,7 +17,7 @@ from muster.rpc.channels import ServiceChannel, full_jitter
 from muster_scheduler import metrics
 from muster_scheduler.core.records import Write
 from muster_scheduler.core.tasks import Verdict
-from muster_scheduler.errors import passes
+from muster_scheduler.errors import passes, turn_from
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
@@ -170,6 +170,7 @@ class Writer:
         """Repeats until storage answers: a write that got through before counts as done."""
         failures = 0
         while True:
+            address = self._storage.address
             try:
                 answer = await self._storage.call(_Store, method, request, timeout_s=CALL_TIMEOUT_S)
             except MusterError as error:
@@ -178,7 +179,7 @@ class Writer:
                 if failures == 0:
                     _LOG.warning("storage does not take writes", reason=str(error))
                 failures += 1
-                self._storage.rotate()
+                turn_from(self._storage, address)
                 await asyncio.sleep(full_jitter(failures))
             else:
                 return answer

@@ -45,6 +45,7 @@ class Storage:
         self.reply = reply
         self.calls: list[tuple[str, Any]] = []
         self.rotations = 0
+        self.address = "storage:1"
 
     async def call(self, stub: Any, method: str, request: Any, **_: Any) -> Any:
         self.calls.append((method, request))

@@ -17,11 +17,12 @@ from tests.integration.scheduler_cluster import (
     soon,
     until,
 )
+from tests.real_servers import free_port
 
 from muster.api.v1 import agent_pb2, registry_pb2, registry_pb2_grpc, task_pb2
 from muster.domain.errors import MusterError
 from muster.rpc.channels import ServiceChannel
-from muster.rpc.status import rpc_errorsfrom tests.real_servers import free_port
+from muster.rpc.status import rpc_errors
 
 SUCCEEDED = task_pb2.TASK_STATE_SUCCEEDED
 READY, SUSPECT = agent_pb2.AGENT_STATE_READY, agent_pb2.AGENT_STATE_SUSPECT

@@ -32,4 +32,4 @@ DISCONNECTED: Final = "disconnected"
 RUNNER_LOST: Final = "runner_lost"
 
 # The same input would fail the same way on every agent: trying again only costs.
-NON_RETRYABLE_ERROR_KINDS: Final = frozenset({INPUT_SCHEMA, OUTPUT_TOO_LARGE})
+NON_RETRYABLE_ERROR_KINDS: Final = frozenset({INPUT_SCHEMA, NOT_JSON, OUTPUT_TOO_LARGE})

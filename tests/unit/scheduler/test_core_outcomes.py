@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.unit.scheduler.core_bench import FAILURE, SUCCESS, A, B, ident
 
+from muster.agent.error_kinds import NON_RETRYABLE_ERROR_KINDS
 from muster.domain.ids import AgentId
 from muster.domain.task import (
     POISON_DEATHS,
@@ -21,7 +22,6 @@ from muster.domain.task import (
 from muster.domain.task_lifecycle import TaskEvent, TaskState
 from muster_scheduler.core.outcomes import (
     MAX_AVOID,
-    NOT_RETRIED,
     RETRY_FIRST_MS,
     RETRY_LAST_MS,
     RETURNED_PAUSE_MS,
@@ -109,7 +109,7 @@ def test_attempts_that_did_not_fail_do_not_count_against_max_attempts() -> None:
     assert after(FAILURE, seventh, max_attempts=2).state is TaskState.PENDING
 
 
-@pytest.mark.parametrize("kind", sorted(NOT_RETRIED))
+@pytest.mark.parametrize("kind", sorted(NON_RETRYABLE_ERROR_KINDS))
 def test_what_would_fail_in_the_same_way_is_not_tried_again(kind: str) -> None:
     status = after(replace(FAILURE, error_kind=kind), max_attempts=100)
     assert (status.state, status.failures) == (TaskState.FAILED, 1)

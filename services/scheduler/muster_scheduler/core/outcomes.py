@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from muster.agent.error_kinds import NON_RETRYABLE_ERROR_KINDS
 from muster.domain.ids import AgentId
 from muster.domain.task import (
     MAX_ERROR_CHARS,
@@ -26,10 +27,6 @@ RETRY_FIRST_MS = 200
 RETRY_LAST_MS = 60_000
 # An agent that had no room after all is asked again after this; it says so rarely.
 RETURNED_PAUSE_MS = 100
-# The same input will fail in the same way: trying again helps nobody.
-NOT_RETRIED = frozenset(
-    {"input_schema", "unknown_skill", "output_too_large", "not_json", "not_allowed", "bad_input"}
-)
 _WITHOUT_WORDS = {
     TaskEvent.CANCEL: OutcomeKind.CANCELLED,
     TaskEvent.TIME_OUT: OutcomeKind.TIMED_OUT,
@@ -180,7 +177,7 @@ def after_outcome(
         again_at = clock_ms + retry_pause_ms(1, jitter)
         return _again(status, spec.id, TaskEvent.RETRY, again_at, "a service is run again")
     failed = replace(status, failures=status.failures + 1, outcome=outcome)
-    final = outcome.error_kind in NOT_RETRIED or failed.failures >= spec.max_attempts
+    final = outcome.error_kind in NON_RETRYABLE_ERROR_KINDS or failed.failures >= spec.max_attempts
     if final and spec.lifetime is Lifetime.FINITE:
         event = TaskEvent.TIME_OUT if kind is OutcomeKind.TIMED_OUT else TaskEvent.FAIL
         return ended(failed, spec.id, event, wall_ms, outcome=outcome, why=outcome.error[:200])

@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from muster.domain.errors import ConfigurationError, MusterError, Unauthenticated
-from muster.rpc.channels import MAX_MESSAGE_BYTES, SECRET_KEY
+from muster.rpc.channels import MAX_MESSAGE_BYTES, SECRET_KEY, WINDOW_OPTIONS
 from muster.rpc.metrics import RPC_ERRORS, RPC_SECONDS
 from muster.rpc.status import to_status
 
@@ -24,6 +24,7 @@ _MAX_CONCURRENT_RPCS = 4_096
 _SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    *WINDOW_OPTIONS,
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

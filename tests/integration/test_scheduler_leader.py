@@ -397,4 +397,4 @@ async def test_what_the_process_says_of_itself(cluster: Cluster) -> None:
     assert process.readiness() == (200, "ready\n")
     metrics = process.metrics()
     assert "muster_scheduler_leader 1.0" in metrics
-    assert "muster_tasks_submitted_total" in metrics
+    assert "muster_tasks_admitted_total" in metrics

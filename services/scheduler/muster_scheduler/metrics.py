@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-SUBMITTED = Counter("muster_tasks_submitted", "Tasks accepted by the leader.")
+SUBMITTED = Counter("muster_tasks_admitted", "Tasks that the leader took in.")
 PLACED = Counter("muster_tasks_placed", "Placements made.")
 ENDED = Counter("muster_tasks_ended", "Tasks whose end was recorded, by final state.", ("state",))
 STALE_OUTCOMES = Counter("muster_outcomes_fenced", "Outcomes refused because they were stale.")

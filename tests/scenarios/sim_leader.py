@@ -315,7 +315,8 @@ class SimLeader(Part):
         for _, task in commands.reload:
             self._look_up(task, held_too=True)
         self._write()
-        check_core(state, settled=True)
+        if commands.writes or commands.reload:
+            check_core(state, settled=True)
         if state.place_again and self.ready:
             self.after_each()
 

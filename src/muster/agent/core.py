@@ -258,9 +258,13 @@ class AgentCore:
             self._send_outcome(key)
             return
         older = self._newest.get(key.task_id)
+        # The attempt that must be gone first: the older one, or what that one waited for itself.
+        in_the_way = older
         if older is not None:
             if older.attempt > key.attempt:
                 return
+            waits = self._held.get(older)
+            in_the_way = waits.after if waits is not None and waits.after is not None else older
             self._stop(older, StopReason.DROP)
         if len(self._outbox) >= self._max_outbox:
             self._out.append(CloseSession(f"{len(self._outbox)} outcomes are unacknowledged"))
@@ -269,7 +273,7 @@ class AgentCore:
         elif self.slots_used >= self.slots or len(self._held) >= HELD_PER_SLOT * self.slots:
             self._return(spec, error_kinds.NO_SLOT, f"all {self.slots} slots are taken")
         else:
-            still_there = older if older in self._held else None
+            still_there = in_the_way if in_the_way in self._held else None
             self._held[key] = _Held(spec, after=still_there)
             self._newest[key.task_id] = key
             if spec.stop_when_cut_off:

@@ -56,6 +56,7 @@ class Agent(RuleBasedStateMachine):
         self.waiting: set[AttemptKey] = set()
         self.accepted: set[AttemptKey] = set()
         self.dropped: set[AttemptKey] = set()
+        self.given: set[AttemptKey] = set()
         self.acked: set[AttemptKey] = set()
         self.seen: dict[AttemptKey, Outcome] = {}
         self.open = False
@@ -72,6 +73,8 @@ class Agent(RuleBasedStateMachine):
     def _observe(self, command: Command) -> None:
         if isinstance(command, Start):
             assert command.spec.key not in self.accepted, "started twice"
+            task_id = command.spec.key.task_id
+            assert all(k.task_id != task_id for k in self.started), "two attempts of a task at once"
             self.accepted.add(command.spec.key)
             self.started[command.spec.key] = False
         elif isinstance(command, Stop):
@@ -104,12 +107,13 @@ class Agent(RuleBasedStateMachine):
         if not self.welcomed or key in gone:
             return key  # a leader does not assign again what it knows to have ended
         spec = AttemptSpec(key, DEFAULT_TENANT, "echo", b"", 1, timeout_ms, stop)
-        older = [k for k in self.accepted if k.task_id == key.task_id and k.attempt < attempt]
-        before = {k for k in older if self.core.holds(k)}
-        self.tell(Assigned(self.term - behind, (spec,)))
+        older = [k for k in self.given if k.task_id == key.task_id and k.attempt < attempt]
         if not behind:
-            # Giving a newer attempt tells that the older one was given up.
-            self.dropped |= before
+            # Giving a newer attempt tells that the older ones were given up, also one that still
+            # waits for its turn and is forgotten at once.
+            self.dropped |= {k for k in older if self.core.holds(k)}
+            self.given.add(key)
+        self.tell(Assigned(self.term - behind, (spec,)))
         return key
 
     @rule(key=keys)

@@ -54,9 +54,13 @@ def test_a_killed_process_comes_back_and_no_task_is_lost(cluster: Cli, name: str
         result = json.loads(cluster.ok("result", ident, "--wait"))
         assert (result["exit_code"], result["stdout"]) == (0, "done\n")
     assert json.loads(cluster.ok("submit", "echo", "--input", "7", "--wait")) == 7
-    eventually(
-        lambda: {a["state"] for a in cluster.json("agents")["items"]} == {"READY"}, BACK_WITHIN_S
-    )
+    eventually(lambda: own_agents_are_ready(cluster), BACK_WITHIN_S)
+
+
+def own_agents_are_ready(cluster: Cli) -> bool:
+    """An agent that another test ran by hand is still shown for a while after it has left."""
+    own = [a for a in cluster.json("agents")["items"] if a["id"] in ("agent-1", "agent-2")]
+    return [a["state"] for a in own] == ["READY", "READY"]
 
 
 def test_agents_and_services_can_be_run_by_hand(cluster: Cli) -> None:

@@ -130,7 +130,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=10_000, help="of the batch load")
     parser.add_argument("--agents", type=int, default=2)
     parser.add_argument(
-        "--cpu", default="", help="that each task asks for (default: Muster's, 100m)"
+        "--cpu",
+        default="10m",
+        help="that each task asks for (default: 10m; '' = Muster's own, 100m)",
     )
     parser.add_argument("--runs", type=int, default=3, help="each on a fresh cluster")
     parser.add_argument("--folder", type=Path, help="where state directories are made")

@@ -14,6 +14,23 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 # A loaded machine with two cores needs a minute; the demo gives up by itself after that.
 TIMEOUT_S = 240
+# Each process of the cluster, by what is in its command line on the way down from `muster up`.
+PROCESSES = {
+    "up": (),
+    "etcd": ("etcd",),
+    "redis": ("redis",),
+    "gateway": ("muster_gateway",),
+    "scheduler": ("muster_scheduler",),
+    "monitor": ("muster_monitor",),
+    "registry": ("muster_registry",),
+    "storage": ("muster_storage",),
+    "supervisor": ("muster.agent",),
+    "runtime": ("muster.agent", "muster.agent.runtime_process"),
+    "zygote": ("muster.agent", "muster.agent.runtime_process", "muster.agent.zygote"),
+    "runner": ("muster.agent", "muster.agent.runtime_process", "muster.agent.zygote", ""),
+}
+# These in every run of the tests, the others where time does not matter.
+ALWAYS = ("up", "scheduler", "storage")
 
 
 def the_cluster(demo: subprocess.Popen[str]) -> psutil.Process:
@@ -23,15 +40,24 @@ def the_cluster(demo: subprocess.Popen[str]) -> psutil.Process:
 
 
 def find(demo: subprocess.Popen[str], part: str) -> psutil.Process:
-    """`up`, or the child of it with `part` in its command line."""
-    cluster = the_cluster(demo)
-    if part == "up":
-        return cluster
-    return next(c for c in cluster.children() if part in c.cmdline())
+    """The first process of that kind."""
+    process = the_cluster(demo)
+    for word in PROCESSES[part]:
+        process = next(c for c in process.children() if is_named(c, word))
+    return process
+
+
+def is_named(process: psutil.Process, word: str) -> bool:
+    """Whether a word of the command line, or its program's name, begins with `word`."""
+    words = process.cmdline()
+    return any(text.rpartition("/")[2].startswith(word) for text in words)
 
 
 @pytest.mark.timeout(TIMEOUT_S + 30)
-@pytest.mark.parametrize("part", ["up", "muster_scheduler", "muster_storage"])
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=() if part in ALWAYS else (pytest.mark.slow,)) for part in PROCESSES],
+)
 def test_no_image_is_lost_when_a_process_is_killed(part: str, tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "examples.smart_manufacturing.demo"],

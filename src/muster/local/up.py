@@ -23,6 +23,7 @@ from muster.local.ports import LOOPBACK, PORTS, choose_ports, is_free
 from muster.local.profile import Profile, write_profile
 from muster.local.state import (
     ClusterLock,
+    Remembered,
     StateDir,
     admin_key,
     load_remembered,
@@ -33,6 +34,8 @@ from muster.local.state import (
 
 # Children of a killed parent are dead within milliseconds; a busy machine takes longer.
 _PREDECESSOR_S = 3.0
+# Another program may take a chosen port before our child does; thrice in a row is no accident.
+_PORT_CHOICES = 3
 _random = random.SystemRandom()
 
 
@@ -76,23 +79,53 @@ def _serve(
     lock.acquire()
     try:
         plan = _plan(options, state, lock.taken_over, environ)
-        api_key, new_key = admin_key(state)
-        write_private(plan.redis_conf, redis_config(plan))
-        # Imported late: a refusal above is told at once.
-        import asyncio  # noqa: PLC0415
-
-        from muster.local.cluster import run_cluster  # noqa: PLC0415
-
-        def ready() -> None:
-            _leave_profile(plan, api_key, environ)
-            log_dir = str(state.log_dir)
-            on_ready(Ready(plan.url, api_key, os.getpid(), str(state.path), log_dir, new_key))
-
-        if not asyncio.run(run_cluster(plan, api_key=api_key, on_ready=ready, tell=_tell)):
-            raise MusterError("it was stopped before it was ready")
+        key = admin_key(state)
+        for choices_left in reversed(range(_PORT_CHOICES)):
+            if (taken := _run(plan, key, environ, on_ready, last=not choices_left)) is None:
+                break
+            _tell(f"another program has taken port {taken}; starting again on others")
+            plan = _with_free_ports(plan, options.port)
     finally:
         lock.release()
     return 0
+
+
+def _run(
+    plan: ClusterPlan,
+    key: tuple[str, bool],
+    environ: Mapping[str, str],
+    on_ready: Callable[[Ready], None],
+    *,
+    last: bool,
+) -> int | None:
+    """Runs the cluster to its end; the port that another program took meanwhile, if it did.
+
+    Raises MusterError when it could not start for another reason, or this was the `last` try.
+    """
+    write_private(plan.redis_conf, redis_config(plan))
+    # Imported late: a refusal before this is told at once.
+    import asyncio  # noqa: PLC0415
+
+    from muster.local.cluster import run_cluster  # noqa: PLC0415
+    from muster.local.nursery import StartFailed  # noqa: PLC0415
+
+    api_key, new_key = key
+    path, log_dir = str(plan.state.path), str(plan.state.log_dir)
+
+    def ready() -> None:
+        _leave_profile(plan, api_key, environ)
+        on_ready(Ready(plan.url, api_key, os.getpid(), path, log_dir, new_key))
+
+    try:
+        if not asyncio.run(run_cluster(plan, api_key=api_key, on_ready=ready, tell=_tell)):
+            raise MusterError("it was stopped before it was ready")
+    except StartFailed:
+        # Nothing of ours runs any more, so whoever listens there is somebody else.
+        taken = next((port for port in plan.ports.values() if not is_free(port)), None)
+        if last or taken is None:
+            raise
+        return taken
+    return None
 
 
 def _plan(
@@ -117,11 +150,15 @@ def _plan(
     )
     if taken_over:
         _await_predecessor(plan)
-    ports = choose_ports(
-        remembered.ports, http=options.port, free=is_free, pick=lambda: _random.choice(PORTS)
-    )
-    if ports != remembered.ports:
-        store_remembered(state, replace(remembered, ports=ports))
+    return _with_free_ports(plan, options.port)
+
+
+def _with_free_ports(plan: ClusterPlan, http: int | None) -> ClusterPlan:
+    """The plan with another port for each that is taken; remembered for the next `up`."""
+    ports = choose_ports(plan.ports, http=http, free=is_free, pick=lambda: _random.choice(PORTS))
+    if ports != load_remembered(plan.state).ports:
+        remembered = Remembered(plan.join_secret, plan.redis_password, ports)
+        store_remembered(plan.state, remembered)
     return replace(plan, ports=ports)
 
 

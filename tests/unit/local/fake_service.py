@@ -1,6 +1,7 @@
 """Stands in for the five services: answers /readyz and a list of agents, obeys orders.
 
-`MUSTER_FAKE_<NAME>`: `exit:<code>:<last words>` ends it at once, `unready:<why>` never is ready.
+`MUSTER_FAKE_<NAME>`: `exit:<code>:<last words>` ends it at once, `unready:<why>` never is ready,
+`await:<path>` listens once that file is there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import json
 import os
 import signal
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 
 def main(name: str) -> None:
@@ -18,7 +21,10 @@ def main(name: str) -> None:
         _, code, words = order.split(":", 2)
         print(words, file=sys.stderr)
         raise SystemExit(int(code))
-    why = order.removeprefix("unready:")
+    if order.startswith("await:"):
+        while not Path(order.removeprefix("await:")).exists():
+            time.sleep(0.01)
+    why = order.removeprefix("unready:") if order.startswith("unready:") else ""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

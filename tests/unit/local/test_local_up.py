@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -194,6 +194,57 @@ def test_a_port_that_is_taken_is_named(cluster: Cluster) -> None:
     assert refused.stderr == (
         f"muster: --port={port} is not accepted; another program listens on 127.0.0.1:{port}\n"
     )
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_port_that_is_taken_while_it_starts_is_replaced_unless_it_was_given(
+    cluster: Cluster, tmp_path: Path, given: bool
+) -> None:
+    go_on = tmp_path / "go-on"
+    cluster.environ["MUSTER_FAKE_GATEWAY"] = f"await:{go_on}"
+    wanted = free_port()
+    options = ("--port", str(wanted)) if given else ()
+    with subprocess.Popen(
+        cluster.argv("up", "--json", "--detach", *options),
+        env=cluster.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        remembered = cluster.state / "cluster.json"
+        within(30, remembered.exists)
+        ports = json.loads(remembered.read_text())["ports"]
+        with socket.create_server(("127.0.0.1", ports["http"])):
+            go_on.touch()
+            said, errors = process.communicate(timeout=60)
+    if given:
+        assert process.returncode == 1
+        assert said == ""
+        assert errors == (
+            f"muster: --port={wanted} is not accepted; "
+            f"another program listens on 127.0.0.1:{wanted}\n"
+        )
+    else:
+        assert process.returncode == 0, errors
+        now = json.loads(remembered.read_text())["ports"]
+        assert now == ports | {"http": now["http"]}
+        assert now["http"] != ports["http"]
+        assert json.loads(said)["url"] == f"http://127.0.0.1:{now['http']}"
+        log = (cluster.state / "logs" / "up.log").read_text()
+        assert f"another program has taken port {ports['http']}" in log
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def within(seconds: float, check: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < give_up, f"it did not come true within {seconds:g} s"
+        time.sleep(0.01)
 
 
 def test_a_missing_program_comes_with_advice(cluster: Cluster) -> None:

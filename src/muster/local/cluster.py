@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from muster.local.log_files import rotate
 from muster.local.nursery import Nursery, StartFailed
-from muster.local.parts import GRACE_S, ClusterPlan, Stage, parts_of
+from muster.local.parts import GRACE_S, ClusterPlan, Part, Stage, parts_of
 from muster.local.probe import agents_not_ready, why_not_ready
 
 # Far above the few seconds that two cores need; a first start also compiles bytecode.
@@ -27,15 +27,16 @@ async def run_cluster(
     on_ready: Callable[[], None],
     tell: Callable[[str], None],
     ready_timeout_s: float = READY_TIMEOUT_S,
+    parts: Sequence[Part] | None = None,
 ) -> bool:
     """Runs until a signal asks for the end; False when that came before all was ready.
 
-    Raises StartFailed. Either way nothing is left running.
+    `parts` stand in for those of the plan, for clusters that are to be disturbed. Raises StartFailed. Either way nothing is left running.
     """
     signals = _StopSignals()
     nursery = Nursery(plan.state.log_dir, tell, adopt=True)
     try:
-        nursery.start(parts_of(plan))
+        nursery.start(parts_of(plan) if parts is None else parts)
         starting = _until_ready(plan, nursery, api_key, ready_timeout_s)
         if not await _unless_stopped(starting, signals, nursery.failed):
             return False

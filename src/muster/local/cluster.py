@@ -31,7 +31,8 @@ async def run_cluster(
 ) -> bool:
     """Runs until a signal asks for the end; False when that came before all was ready.
 
-    `parts` stand in for those of the plan, for clusters that are to be disturbed. Raises StartFailed. Either way nothing is left running.
+    `parts` stand in for those of the plan, in clusters that are to be disturbed. Raises
+    StartFailed. Either way nothing is left running.
     """
     signals = _StopSignals()
     nursery = Nursery(plan.state.log_dir, tell, adopt=True)

@@ -10,7 +10,8 @@
 
 How a task's input reaches the function:
 
-* A JSON object maps onto the parameters by name; missing ones take their defaults.
+* A JSON object maps onto the parameters by name; missing ones take their defaults, and no input
+  (null) stands for an object without keys when all parameters have defaults.
 * A function with exactly one parameter receives the WHOLE input when that parameter is
   positional-only (`def f(x, /)`), is called `input`, or is annotated with something that is an
   object by itself: a pydantic model, a dataclass, a TypedDict, `dict` or `Mapping`.

@@ -31,6 +31,12 @@ def greet(name: str) -> str:
     """Greets."""
     print("greeting", name)
     return f"hello {name}"
+
+
+@skill
+def wave(times: int = 2) -> str:
+    """All its parameters have defaults."""
+    return "~" * times
 '''
 
 
@@ -131,6 +137,14 @@ def test_a_task_travels_the_whole_way(running: Cli) -> None:
     eventually(lambda: "greeting Ada" in running.ok("logs", ident), 10)
     assert ident in running.ok("tasks", "--skill", "greet")
     assert "SUCCEEDED" in running.ok("task", ident, "--watch")
+
+
+def test_a_skill_whose_parameters_have_defaults_needs_no_input(running: Cli) -> None:
+    assert json.loads(running.ok("submit", "wave", "--wait")) == "~~"
+    assert json.loads(running.ok("submit", "wave", "--input", '{"times": 3}', "--wait")) == "~~~"
+    refused = running.run("submit", "greet")
+    assert refused.returncode == 2
+    assert "greet" in refused.stderr
 
 
 def test_logs_are_followed_to_the_end(running: Cli) -> None:

@@ -22,6 +22,7 @@ from muster.skill import AsyncContext, Context, InputRejected, Skill
 # Of all that is wrong with an input, this many places are named.
 _MAX_NAMED_FAULTS: Final = 5
 _NO_INPUT: Final = {"type": ["object", "null"], "maxProperties": 0}
+_REST: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ITERATORS: Final = (
     collections.abc.Generator,
     collections.abc.Iterator,
@@ -57,6 +58,8 @@ class BoundSkill:
             p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_ONLY
         )
         self._whole = parameters[0][0].name if _takes_whole(parameters) else ""
+        # A task that was submitted without an input has null.
+        self._needs_input = any(p.default is p.empty for p, _ in parameters if p.kind not in _REST)
         self._names = frozenset(p.name for p, _ in parameters)
         schema = self._prepare(parameters)
         if skill.input_schema is not None:
@@ -80,7 +83,7 @@ class BoundSkill:
             raise SkillImportError(
                 f"skill {self.skill.name}: its parameters have no JSON schema ({error})"
             ) from error
-        return schema
+        return schema if self._needs_input else _or_null(schema)
 
     def _output_schema(self, hint: Any) -> dict[str, Any] | None:
         if self.skill.output_schema is not None:
@@ -118,8 +121,19 @@ class BoundSkill:
         try:
             value = self._adapter.validate_json(input_json or b"null")
         except pydantic.ValidationError as error:
+            if not self._needs_input and (input_json or b"null") == b"null":
+                return {}
             raise _rejected(self.skill.name, error) from None
         return {self._whole: value} if self._whole else typing.cast("dict[str, Any]", value)
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema that takes null, too; definitions stay where references look for them."""
+    if schema.get("type") == "object":
+        return {**schema, "type": ["object", "null"]}
+    inner = {key: value for key, value in schema.items() if key != "$defs"}
+    either: dict[str, Any] = {"anyOf": [inner, {"type": "null"}]}
+    return either | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
 
 
 def _loaded(input_json: bytes) -> Any:

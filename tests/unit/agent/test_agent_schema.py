@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pydantic
 import pytest
 from typing_extensions import TypedDict
@@ -153,6 +154,42 @@ def test_a_skill_without_parameters_takes_nothing() -> None:
     assert call(tick, None) == call(tick, {}) == 1
     with pytest.raises(InputRejected, match="takes no input"):
         call(tick, {"a": 1})
+
+
+def test_a_skill_whose_parameters_all_have_defaults_runs_without_an_input() -> None:
+    def paint(colour: Colour = Colour.RED, thick: int = 1, *, ctx: Any) -> Any:
+        return [colour.value, thick]
+
+    def print_it(document: Document = Document(text="nothing")) -> str:  # noqa: B008
+        return document.text
+
+    def count(input: int = 7) -> int:  # noqa: A002
+        return input
+
+    def keep(input: int | None = 7) -> int | None:  # noqa: A002
+        return input
+
+    for function, expected in (
+        (paint, ["red", 1]),
+        (print_it, "nothing"),
+        (count, 7),
+        (keep, None),
+    ):
+        assert call(function, None) == expected
+        schema = json.loads(bound(function).input_schema)
+        assert jsonschema_rs.is_valid(schema, None), function
+        assert not jsonschema_rs.is_valid(schema, "red"), function
+    assert call(paint, {"thick": 3}) == ["red", 3]
+    assert call(print_it, {"text": "all"}) == "all"
+
+
+def test_a_parameter_without_a_default_needs_an_input() -> None:
+    def paint(colour: Colour, thick: int = 1) -> Any:
+        return [colour, thick]
+
+    with pytest.raises(InputRejected):
+        call(paint, None)
+    assert not jsonschema_rs.is_valid(json.loads(bound(paint).input_schema), None)
 
 
 def test_the_context_is_found_by_hint_or_name_and_is_not_part_of_the_input() -> None:

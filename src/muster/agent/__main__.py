@@ -6,7 +6,8 @@ import os
 import sys
 
 from muster.agent.config import AgentConfig
-from muster.agent.supervisor import EXIT_CONFIGURATION, run_agent
+from muster.agent.supervisor import run_agent
+from muster.agent.supervisor_core import EXIT_CONFIGURATION
 from muster.domain.errors import ConfigurationError
 
 

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,7 @@ from muster.agent.process_tree import (
     send_signal,
 )
 from muster.agent.slot_table import TableView, read_slot_table
+from muster.agent.supervisor_core import EXIT_CONFIGURATION, Next, SupervisorCore
 from muster.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,13 +34,10 @@ if TYPE_CHECKING:
     from muster.agent.session_link import SessionLink
     from muster.agent.supervisor_speech import SupervisorSpeech
 
-EXIT_CONFIGURATION: Final = 78
 SLOT_TABLE: Final = "slots.bin"
 _TICK_S: Final = 1.0
-# A runtime that lived for this long was sound: its death is met by a restart at once.
-_SOUND_AFTER_S: Final = 60.0
-_FIRST_PAUSE_S: Final = 0.5
-_LAST_PAUSE_S: Final = 30.0
+# While a deadline for `stop` tasks is near, it is met this precisely.
+_LEAST_TICK_S: Final = 0.05
 # After the drain's deadline: 5 s to deliver outcomes, 4 s for goodbyes, and a margin.
 _DRAIN_MARGIN_S: Final = 12.0
 # At the end the leader has this long to hear of a death.
@@ -58,9 +57,7 @@ class Supervisor:
         self._exited = asyncio.Event()
         self._exit_code = 0
         self._stopping = asyncio.Event()
-        self._kill_why = ""
-        self._blameless = False
-        self._incarnation = 0
+        self._core = SupervisorCore()
         self._peers: Peers | None = None
         self._session: SessionLink | None = None
         self._speech: SupervisorSpeech | None = None
@@ -96,7 +93,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._exited.clear()
-        self._kill_why, self._blameless = "", False
+        self._core.began(_now_ms())
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             self._pid = os.posix_spawn(
@@ -123,48 +120,41 @@ class Supervisor:
 
     def _kill(self, why: str, *, blameless: bool = False) -> None:
         if self._pid:
-            self._kill_why, self._blameless = why, blameless
+            self._core.killed(why, blameless=blameless)
             send_signal(self._pid, signal.SIGKILL)
 
     async def _keep_alive(self) -> int:
         """Restarts the runtime for as long as it dies; gives the exit code when it ends well."""
-        loop = asyncio.get_running_loop()
-        failures = 0
         while True:
-            began_s = loop.time()
             await self._exited.wait()
             code = self._exit_code
-            if code in (0, EXIT_CONFIGURATION):
-                return code
-            if self._stopping.is_set() and code == -signal.SIGTERM:
-                # It was not yet so far that it could drain: it held nothing.
-                return 0
+            after = self._core.ended(code)
+            if after is Next.LEAVE:
+                return code if code > 0 else 0
             self._bury(code)
-            if self._stopping.is_set():
+            if after is Next.LAST_WORDS:
                 await self._last_words()
                 return 1
-            if loop.time() - began_s >= _SOUND_AFTER_S:
-                failures = 0
-            if failures:
-                ceiling_s = min(_LAST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (failures - 1))
+            pause_s = self._core.pause_ms(_now_ms(), random.random()) / 1000  # noqa: S311
+            if pause_s:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(random.uniform(0.0, ceiling_s)):  # noqa: S311
+                    async with asyncio.timeout(pause_s):
                         await self._stopping.wait()
                         return 0
-            failures += 1
             self._start()
 
     def _bury(self, code: int) -> None:
         """Ends what the dead runtime left, and keeps the news for the leader."""
-        view = read_slot_table(self._table)
+        death = self._core.death(code, read_slot_table(self._table))
         kill_all_descendants()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        why = self._kill_why or f"the runtime ended with {how}"
-        started = view.started if view is not None and not self._blameless else ()
-        incarnation = view.incarnation if view is not None else 0
-        self._journal.error("the runtime died", why=why, incarnation=incarnation, started=started)
-        if incarnation and self._speech is not None and self._session is not None:
-            self._speech.died(incarnation, started, view is not None, why)
+        self._journal.error(
+            "the runtime died",
+            why=death.why,
+            incarnation=death.incarnation,
+            started=death.started,
+        )
+        if death.incarnation and self._speech is not None and self._session is not None:
+            self._speech.died(*death)
             self._session.wake()
 
     async def _last_words(self) -> None:
@@ -181,37 +171,48 @@ class Supervisor:
             kill_all_descendants()
             os._exit(1)
         self._stopping.set()
+        self._core.stopping = True
         if self._pid:
             send_signal(self._pid, signal.SIGTERM)
         limit_s = self._config.drain_s + _DRAIN_MARGIN_S
         asyncio.get_running_loop().call_later(limit_s, self._kill, "the drain took too long")
 
     async def _tick(self) -> None:
+        pause_s, beat_s = _TICK_S, _TICK_S
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(pause_s)
             view = read_slot_table(self._table, attempts=False)
+            left_s = _TICK_S
             if view is not None and view.pid == self._pid:
-                self._look_at(view)
+                left_s = self._look_at(view)
+            beat_s -= pause_s
+            pause_s = min(_TICK_S, max(_LEAST_TICK_S, left_s))
+            if beat_s > 0:
+                continue
+            beat_s = _TICK_S
             if self._speech is not None and self._session is not None:
                 self._speech.beat()
                 self._session.wake()
 
-    def _look_at(self, view: TableView) -> None:
+    def _look_at(self, view: TableView) -> float:
+        """Seconds until it must step in for the runtime; when that is past, it does."""
         from muster.agent.peers import Endpoints  # noqa: PLC0415  loaded with the session
-        from muster.rpc.clock import boot_ms  # noqa: PLC0415
 
-        self._incarnation = view.incarnation
+        why = self._core.look(view, _now_ms())
         if view.leader and self._peers is not None:
             self._peers.update(Endpoints(leader=view.leader))
-        if 0 < view.stop_deadline_ms < boot_ms():
-            # A task that must never overlap still runs although the agent is cut off.
-            self._kill("it was cut off from the leader and did not end its `stop` tasks")
+        if why:
+            self._kill(why)
+        if why or not view.stop_deadline_ms:
+            return _TICK_S
+        return (view.stop_deadline_ms - _now_ms()) / 1000
 
     def _restart(self, incarnation: int, why: str) -> None:
-        if incarnation in (0, self._incarnation):
+        reason = self._core.restart_asked(incarnation, why)
+        if reason:
             self._journal.info("restarting the runtime", why=why)
             # Nobody is to blame for a death that was ordered.
-            self._kill(f"restarted at the leader's word: {why}", blameless=True)
+            self._kill(reason, blameless=True)
 
     async def _open_session(self) -> None:
         from muster.agent.peers import Endpoints, Peers  # noqa: PLC0415  see TYPE_CHECKING
@@ -223,7 +224,7 @@ class Supervisor:
         view = read_slot_table(self._table, attempts=False)
         if view is not None and view.leader:
             peers.update(Endpoints(leader=view.leader))
-        self._speech = SupervisorSpeech(config.id, lambda: self._incarnation, self._restart)
+        self._speech = SupervisorSpeech(config.id, lambda: self._core.incarnation, self._restart)
         self._session = SessionLink(
             peers=peers,
             secret=config.secret,
@@ -233,6 +234,11 @@ class Supervisor:
             want_leader=lambda: None,
         )
         await self._session.run()
+
+
+def _now_ms() -> int:
+    """CLOCK_BOOTTIME, as `muster.rpc.clock` reads it; that loads too much before the runtime."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def lock_folder(folder: Path) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from muster.agent.conversion import ref_to_proto
 from muster.agent.slot_table import StartedAttempt
+from muster.agent.supervisor_core import Death, Deaths
 from muster.api.v1 import scheduler_pb2 as pb
 from muster.domain.ids import AgentId
 from muster.rpc.clock import boot_ms
 from muster.rpc.conversion import VERSION
-
-# A leader that has not heard of these many deaths has long given the agent up.
-_MAX_DEATHS: Final = 16
 
 
 class SupervisorSpeech:
@@ -24,8 +20,7 @@ class SupervisorSpeech:
         self, agent: AgentId, incarnation: Callable[[], int], on_restart: Callable[[int, str], None]
     ) -> None:
         self._agent, self._incarnation, self._on_restart = agent, incarnation, on_restart
-        # Each with the number of the beat that followed it on this stream, 0 = not said.
-        self._deaths: deque[tuple[pb.RuntimeDied, int]] = deque(maxlen=_MAX_DEATHS)
+        self._deaths = Deaths()
         self._term = 0
         self._seq = 0
         self._spoken = False
@@ -40,13 +35,7 @@ class SupervisorSpeech:
         self, incarnation: int, started: tuple[StartedAttempt, ...], known: bool, why: str
     ) -> None:
         """A runtime is dead and all of its processes are gone."""
-        message = pb.RuntimeDied(
-            incarnation=incarnation,
-            started=[ref_to_proto(s.key, s.tenant) for s in started],
-            started_known=known,
-            why=why,
-        )
-        self._deaths.append((message, 0))
+        self._deaths.add(Death(incarnation, started, known, why))
 
     def beat(self) -> None:
         """A beat is due."""
@@ -56,7 +45,7 @@ class SupervisorSpeech:
         """Whatever an earlier stream carried may have been lost with it."""
         self._spoken = False
         self._beat_due = True
-        self._deaths = deque(((died, 0) for died, _ in self._deaths), maxlen=_MAX_DEATHS)
+        self._deaths.unsay()
 
     def crowded(self) -> bool:
         """It has little to say."""
@@ -66,13 +55,12 @@ class SupervisorSpeech:
         """The next stream begins anew."""
 
     def heard(self, message: pb.SessionResponse) -> None:
-        """Messages on a stream arrive in order: an answered beat confirms what came before."""
+        """The leader answers beats, and may want a new runtime."""
         if message.term < self._term:
             return
         self._term = message.term
         if message.HasField("beat_ack"):
-            while self._deaths and 0 < self._deaths[0][1] <= message.beat_ack.seq:
-                self._deaths.popleft()
+            self._deaths.confirm(message.beat_ack.seq)
         if message.HasField("restart"):
             self._on_restart(message.restart.incarnation, message.restart.why)
 
@@ -85,15 +73,16 @@ class SupervisorSpeech:
             message.hello.agent = self._agent
             message.hello.role = pb.SESSION_ROLE_SUPERVISOR
             return message
-        unsaid = next((i for i, (_, seq) in enumerate(self._deaths) if seq == 0), None)
-        if unsaid is None and not self._beat_due:
+        if not (self._deaths.unsaid or self._beat_due):
             return None
         self._seq += 1
         self._beat_due = False
         message.beat.seq = self._seq
         message.beat.sent_boot_ms = boot_ms()
-        if unsaid is not None:
-            died, _ = self._deaths[unsaid]
-            self._deaths[unsaid] = (died, self._seq)
-            message.runtime_died.CopyFrom(died)
+        died = self._deaths.say_next(self._seq)
+        if died is not None:
+            message.runtime_died.incarnation = died.incarnation
+            message.runtime_died.started.extend(ref_to_proto(s.key, s.tenant) for s in died.started)
+            message.runtime_died.started_known = died.known
+            message.runtime_died.why = died.why
         return message

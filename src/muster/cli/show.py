@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -40,6 +42,9 @@ _FILE_WIDTH = 160
 _WIDE = 110
 # Of a column that is not the last one; task ids have 26 characters.
 _MAX_WIDTH = 32
+_MIN_LAST = 6
+_GAP = "  "
+_ROWS_AT_ONCE = 1000
 
 
 def console() -> Console:
@@ -55,12 +60,10 @@ def clean(value: object) -> str:
     )
 
 
-def cell(value: object) -> Text:
-    """A table's cell; states have their colour."""
-    text = "" if value is None else clean(value)
-    if len(text) > _MAX_CELL_CHARS:
-        text = text[: _MAX_CELL_CHARS - 1] + "…"
-    return Text(text, style=_STYLES.get(text, ""))
+def cell(value: object) -> str:
+    """What a table shows of a value."""
+    text = "" if value is None else clean(value).replace("\t", " ")
+    return text if len(text) <= _MAX_CELL_CHARS else text[: _MAX_CELL_CHARS - 1] + "…"
 
 
 def is_narrow() -> bool:
@@ -69,24 +72,66 @@ def is_narrow() -> bool:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Prints rows under their heads, or `empty`. Where room is short the last column is cut."""
-    cells = [[cell(value) for value in row] for row in rows]
-    if not cells:
-        print(empty)
-        return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        widest = max(len(name), *(len(row[index].plain) for row in cells))
-        last = index == len(columns) - 1
-        shown.add_column(
-            name,
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=0 if last else min(widest, _MAX_WIDTH),
+    """Prints rows under their heads, or `empty`. Where room is short the last column is cut.
+
+    Rows are printed as they come, a thousand at a time, so that a long list needs little memory;
+    by ourselves, because Rich takes half a millisecond for each.
+    """
+    out = console()
+    paint = _paint(out)
+    widths = [len(name) for name in columns]
+    began = False
+    left = iter(rows)
+    while chunk := [[cell(value) for value in row] for row in islice(left, _ROWS_AT_ONCE)]:
+        for index, width in enumerate(widths):
+            widths[index] = max(width, *(cell_len(row[index]) for row in chunk))
+        fitted = fit(widths, out.width)
+        if not began:
+            began = True
+            print(_line(columns, fitted, lambda text, _: paint(text, "bold")))
+        print(
+            "\n".join(_line(row, fitted, lambda text, of: paint(text, _style(of))) for row in chunk)
         )
-    for row in cells:
-        shown.add_row(*row)
-    _print(shown)
+    if not began:
+        print(empty)
+
+
+def fit(widths: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that fit into `room` with their gaps, as far as that can be.
+
+    First the last column gives way, then those that are wider than a task's id.
+    """
+    fitted = list(widths)
+    for index, least in ((-1, _MIN_LAST), *((i, _MAX_WIDTH) for i in range(len(fitted)))):
+        excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - room
+        if excess > 0:
+            fitted[index] = max(min(least, fitted[index]), fitted[index] - excess)
+    return fitted
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], paint: Callable[[str, str], str]) -> str:
+    """One line without the blanks that would fill it."""
+    painted = []
+    for text, width in zip(cells, widths, strict=True):
+        size = cell_len(text)
+        shown = text if size <= width else set_cell_size(text, width - 1) + "…"
+        painted.append(paint(shown, text) + " " * (width - size))
+    return _GAP.join(painted).rstrip()
+
+
+def _style(text: str) -> str:
+    return _STYLES.get(text, "")
+
+
+def _paint(out: Console) -> Callable[[str, str], str]:
+    """Gives a text a style, where the terminal has colours."""
+    if out.color_system is None or out.no_color:
+        return lambda text, _: text
+    marks = {"": ("", "")}
+    for style in {"bold", *_STYLES.values()}:
+        before, _, after = out.get_style(style).render("\0").partition("\0")
+        marks[style] = (before, after)
+    return lambda text, style: text.join(marks[style])
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -96,12 +141,8 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
     shown.add_column(overflow="fold")
     for name, value in rows:
         if value not in (None, "", [], {}):
-            shown.add_row(name, cell(value))
-    _print(shown)
-
-
-def _print(shown: Table) -> None:
-    """Without the blanks that fill a table's lines."""
+            text = cell(value)
+            shown.add_row(name, Text(text, style=_style(text)))
     out = console()
     with out.capture() as captured:
         out.print(shown)

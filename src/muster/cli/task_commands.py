@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -48,20 +48,23 @@ def tasks(
         return
     params["limit"] = _PAGE if everything else min(limit, _PAGE)
     found = session.rest.pages("/v1/tasks", params)
-    shown = list(found if everything else islice(found, limit))
+    shown = found if everything else islice(found, limit)
     if as_json:
-        session.print_json({"items": shown, "next": None})
+        session.print_json({"items": list(shown), "next": None})
         return
     _print_tasks(shown)
 
 
-def _print_tasks(shown: list[dict[str, Any]]) -> None:
+def _print_tasks(shown: Iterable[dict[str, Any]]) -> None:
     from muster.cli.show import age, is_narrow, reason, table, took  # noqa: PLC0415
 
     now = datetime.now(UTC)
     columns = ["TASK", "STATE", "AGE", "TOOK", "AGENT", "SKILL", "WHY"]
-    rows = [
-        [
+    if is_narrow():
+        # The reason is in `muster task ID`.
+        columns.remove("WHY")
+    rows = (
+        (
             item["id"],
             item["state"],
             age(item.get("submitted_at"), now),
@@ -69,12 +72,9 @@ def _print_tasks(shown: list[dict[str, Any]]) -> None:
             item.get("agent"),
             item["skill"],
             reason(item),
-        ]
+        )[: len(columns)]
         for item in shown
-    ]
-    if is_narrow():
-        # The reason is in `muster task ID`.
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    )
     table(columns, rows, empty="no tasks")
 
 

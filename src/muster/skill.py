@@ -19,7 +19,8 @@ How a task's input reaches the function:
 
 Hints are checked: an input that breaks them fails the task once and is not tried again. The
 result is what is returned, as JSON. A generator's yields are partial outputs that can be
-followed while it runs; its result is what it returns, or the list of its yields.
+followed while it runs; its result is what it returns, or the list of its yields. (An async
+generator cannot return a value; it may yield `Result(value)` as its last.)
 
 Sync functions run one at a time in a process of their own and receive a `Context`, whose methods
 block. Async functions share a process and receive an `AsyncContext`, whose `kv`, `blobs` and
@@ -52,6 +53,15 @@ class InputRejected(InvalidInput):
     code = "input_rejected"
 
 
+class PermanentFailure(MusterError):
+    """Raised by a skill: the task fails and is not tried again, though its input was sound.
+
+    Its message alone, without a traceback, is the task's error.
+    """
+
+    code = "permanent_failure"
+
+
 class ChildFailed(MusterError):
     """A task that this one had submitted did not succeed; `state` and `error` say how."""
 
@@ -68,6 +78,13 @@ class TaskCancelled(BaseException):
     `finally` blocks run; what is still running two seconds later is killed. (An async skill meets
     asyncio.CancelledError instead.)
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Yielded last by an async generator, which cannot return a value: the task's result."""
+
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)

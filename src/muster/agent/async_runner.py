@@ -25,7 +25,7 @@ from muster.agent.run_answers import (
     in_main_thread,
     partial_of,
 )
-from muster.skill import AsyncContext, error_from
+from muster.skill import AsyncContext, Result, error_from
 
 # Printed text of one attempt that is passed on; the task's log is cut below this anyway.
 _MAX_PRINTED_CHARS: Final = 2 * 1024 * 1024
@@ -199,9 +199,12 @@ class AsyncRunner(asyncio.Protocol):
         del self._runs[run.slot]
         self.send(answer)
 
-    async def _follow(self, run: _AsyncRun, generator: Any) -> list[Any]:
+    async def _follow(self, run: _AsyncRun, generator: Any) -> Any:
         items: list[Any] = []
         async for item in generator:
+            if isinstance(item, Result):
+                await generator.aclose()
+                return item.value
             partial = partial_of(run.slot, len(items), item)
             items.append(item)
             if partial is not None:

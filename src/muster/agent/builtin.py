@@ -1,14 +1,21 @@
-"""The skills that every agent has unless it is told otherwise: echo, sleep, command."""
+"""The skills that every agent has unless it is told otherwise.
+
+echo, sleep and command; http, and chat where the environment names a provider.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from muster.skill import COMMAND, InputRejected, Skill, skill
+from muster.skills.chat import chat
+from muster.skills.chat_settings import ChatSettings
+from muster.skills.http import http
 
 MAX_SLEEP_S: Final = 365 * 24 * 3600
 MAX_ARGV: Final = 4_096
@@ -114,4 +121,7 @@ def parse_command(input_json: bytes) -> CommandInput:
     return found
 
 
-BUILTIN_SKILLS: Final = (echo, sleep)
+def builtin_skills(environ: Mapping[str, str]) -> tuple[Callable[..., Any], ...]:
+    """All but `command`; `chat` only where there is a provider to ask."""
+    asked = (chat,) if ChatSettings.from_env(environ).offered else ()
+    return (echo, sleep, http, *asked)

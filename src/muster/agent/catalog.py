@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from muster.agent.builtin import BUILTIN_SKILLS, COMMAND_SKILL
+from muster.agent.builtin import COMMAND_SKILL, builtin_skills
 from muster.agent.schema import BoundSkill
 from muster.domain.agent import MAX_SKILLS
 from muster.domain.errors import SkillImportError
@@ -26,7 +26,7 @@ def load_skills(sources: Sequence[str], *, builtin: bool) -> dict[str, BoundSkil
     """
     found: dict[str, Skill] = {}
     if builtin:
-        for function in BUILTIN_SKILLS:
+        for function in builtin_skills(os.environ):
             mark: Skill = getattr(function, SKILL_ATTRIBUTE)
             found[mark.name] = mark
         found[COMMAND_SKILL.name] = COMMAND_SKILL

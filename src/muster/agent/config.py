@@ -7,7 +7,7 @@
 | MUSTER_REGISTRY | registry addresses, host:port, comma list | needed |
 | MUSTER_JOIN_SECRET | the cluster's secret | needed |
 | MUSTER_SKILLS | modules or path/to/file.py, comma list | none |
-| MUSTER_AGENT_BUILTIN | offer echo, sleep, command: 1 or 0 | 1 |
+| MUSTER_AGENT_BUILTIN | offer echo, sleep, command, http, chat: 1 or 0 | 1 |
 | MUSTER_AGENT_COMMANDS | programs that `command` may run, comma list; empty = none | any |
 | MUSTER_AGENT_CPU, _MEMORY, _NETWORK | capacity, as quantities | the machine's; network 1G |
 | MUSTER_AGENT_SLOTS | attempts held at once | 64 |
@@ -18,6 +18,8 @@
 | MUSTER_AGENT_MAX_RESULT | largest result of an attempt | 64Mi |
 | MUSTER_AGENT_ADDRESS_SPACE | RLIMIT_AS of what runs tasks; 0 = none | 0 |
 | MUSTER_AGENT_MAX_FILES | RLIMIT_NOFILE of what runs tasks | 4096 |
+| MUSTER_OUTBOUND_ALLOW | what `http` and `chat` may call besides the Internet | none |
+| MUSTER_CHAT_* | the provider of `chat`, see muster.skills.chat_settings | none |
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from muster.domain.ids import AgentId, parse_agent_id
 from muster.domain.quantity import Unit, parse_quantity
 from muster.domain.resources import DEFAULT_AGENT_SLOTS, ResourceVector
 from muster.domain.task import parse_labels
+from muster.skills.chat_settings import SKILL_VARIABLES, check_environment
 
 # More attempts than this on one loop are slower than on several agents.
 MAX_SLOTS: Final = 4_096
@@ -99,6 +102,7 @@ class AgentConfig:
         for name, value in overrides.items():
             if value is not None:
                 values[_VARIABLES[name]] = _as_text(value)
+        check_environment(values)
         return cls(**_parsed(values))
 
     def to_json(self) -> bytes:
@@ -136,6 +140,11 @@ class AgentConfig:
         # Tasks are the unit of parallelism; a numeric library in each must not take all cores.
         kept.setdefault("OMP_NUM_THREADS", "1")
         return kept
+
+    def skill_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """What skills see: as tasks do, and what the built-in ones are configured with."""
+        own = {name: environ[name] for name in SKILL_VARIABLES if name in environ}
+        return self.task_environ(environ) | own
 
 
 _VARIABLES: Final[Mapping[str, str]] = {

@@ -12,6 +12,8 @@ EXIT: Final = "exit"
 SIGNAL: Final = "signal"
 # The task's input breaks the skill's schema.
 INPUT_SCHEMA: Final = "input_schema"
+# The skill says that trying again would not help.
+PERMANENT: Final = "permanent"
 # The skill returned something that JSON cannot hold.
 NOT_JSON: Final = "not_json"
 # The result is larger than the agent's limit.
@@ -32,4 +34,4 @@ DISCONNECTED: Final = "disconnected"
 RUNNER_LOST: Final = "runner_lost"
 
 # The same input would fail the same way on every agent: trying again only costs.
-NON_RETRYABLE_ERROR_KINDS: Final = frozenset({INPUT_SCHEMA, NOT_JSON, OUTPUT_TOO_LARGE})
+NON_RETRYABLE_ERROR_KINDS: Final = frozenset({INPUT_SCHEMA, PERMANENT, NOT_JSON, OUTPUT_TOO_LARGE})

@@ -14,7 +14,7 @@ from muster.agent import error_kinds, wire
 from muster.agent.outputs import NotJson, describe_exception, encode_output
 from muster.agent.schema import BoundSkill
 from muster.domain.task import MAX_INLINE_RESULT_BYTES
-from muster.skill import InputRejected
+from muster.skill import InputRejected, PermanentFailure
 
 _PROGRESS_BURST: Final = 50
 _PROGRESS_PER_S: Final = 20
@@ -37,6 +37,8 @@ def failure_of(slot: int, error: BaseException) -> wire.RunFailed:
     """The message for a raised exception."""
     if isinstance(error, InputRejected):
         return wire.RunFailed(slot, error_kinds.INPUT_SCHEMA, str(error))
+    if isinstance(error, PermanentFailure):
+        return wire.RunFailed(slot, error_kinds.PERMANENT, str(error))
     return wire.RunFailed(slot, error_kinds.EXCEPTION, describe_exception(error))
 
 

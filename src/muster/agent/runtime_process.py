@@ -32,7 +32,7 @@ def main() -> None:
         address_space_bytes=config.address_space_bytes,
         search_path=os.getcwd(),
     )
-    zygote = ZygoteLink(settings, config.task_environ(os.environ))
+    zygote = ZygoteLink(settings, config.skill_environ(os.environ))
     import asyncio  # noqa: PLC0415  see the module's docstring
 
     import uvloop  # noqa: PLC0415

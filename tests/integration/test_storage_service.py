@@ -211,6 +211,13 @@ async def test_inputs_and_outputs_can_be_left_out(storage: Storage) -> None:
     assert found.outcome.kind == task_pb2.OUTCOME_KIND_SUCCEEDED
     assert not unknown.HasField("spec")
     assert not unknown.HasField("outcome")
+    (whole,) = (await storage("ListTasks", pb.ListTasksRequest(tenant=TENANT))).tasks
+    assert (whole.spec.input_json, whole.outcome.output_json) == (b"[1]", b"[2]")
+    lean = pb.ListTasksRequest(tenant=TENANT, without_input=True)
+    (listed,) = (await storage("ListTasks", lean)).tasks
+    assert (listed.spec.input_json, listed.outcome.output_json) == (b"", b"[2]")
+    lean.without_output = True
+    assert list((await storage("ListTasks", lean)).tasks) == [found]
 
 
 async def test_an_answer_that_would_be_too_large_is_refused(storage: Storage) -> None:

@@ -143,7 +143,10 @@ async def list_tasks(call: Call) -> Response:
     known_queries(request, "state", "skill", "agent", "label", "limit", "cursor")
     query = request.query_params
     wanted = storage_pb2.ListTasksRequest(
-        tenant=call.tenant, labels=labels_of(request), limit=limit_of(request)
+        tenant=call.tenant,
+        labels=labels_of(request),
+        limit=limit_of(request),
+        without_input=True,
     )
     if "state" in query:
         states = tuple(s.value for s in TaskState)

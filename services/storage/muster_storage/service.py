@@ -130,11 +130,7 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         while len(answer.tasks) < len(ids):
             rest = ids[len(answer.tasks) :]
             some = _tasks(await self._store.tasks.get(request.tenant, rest, MAX_PAGE_BYTES))
-            for task in some:
-                if request.without_input and task.HasField("spec"):
-                    task.spec.ClearField("input_json")
-                if request.without_output and task.HasField("outcome"):
-                    task.outcome.ClearField("output_json")
+            _lighten(some, request)
             answer.tasks.extend(some)
             if answer.ByteSize() > MAX_ANSWER_BYTES:
                 raise TooLarge(
@@ -160,7 +156,9 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         page = await self._store.tasks.page(
             request.tenant, wanted, request.cursor, limit, newest_first=not request.oldest_first
         )
-        return pb.ListTasksResponse(tasks=_tasks(page.rows), next=page.next)
+        tasks = _tasks(page.rows)
+        _lighten(tasks, request)
+        return pb.ListTasksResponse(tasks=tasks, next=page.next)
 
     async def CountTasks(
         self, request: pb.CountTasksRequest, context: Any
@@ -368,6 +366,15 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         if key is None or tenant not in ("", key.tenant):
             raise NotFound("API key", ident)
         return key
+
+
+def _lighten(tasks: list[task_pb2.Task], wanted: pb.GetTasksRequest | pb.ListTasksRequest) -> None:
+    """Takes out of the tasks what the caller does not want."""
+    for task in tasks:
+        if wanted.without_input and task.HasField("spec"):
+            task.spec.ClearField("input_json")
+        if wanted.without_output and task.HasField("outcome"):
+            task.outcome.ClearField("output_json")
 
 
 def _tasks(rows: list[Row] | list[Row | None]) -> list[task_pb2.Task]:

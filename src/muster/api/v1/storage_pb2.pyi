@@ -441,6 +441,8 @@ class ListTasksRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     OLDEST_FIRST_FIELD_NUMBER: _builtins.int
+    WITHOUT_INPUT_FIELD_NUMBER: _builtins.int
+    WITHOUT_OUTPUT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     state: _task_pb2.TaskState.ValueType
     """All filters given must hold."""
@@ -450,6 +452,9 @@ class ListTasksRequest(_message.Message):
     """Exclusive: the last id of the page before. Newest first."""
     limit: _builtins.int
     oldest_first: _builtins.bool
+    without_input: _builtins.bool
+    """As in GetTasksRequest."""
+    without_output: _builtins.bool
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -463,10 +468,12 @@ class ListTasksRequest(_message.Message):
         cursor: _builtins.str = ...,
         limit: _builtins.int = ...,
         oldest_first: _builtins.bool = ...,
+        without_input: _builtins.bool = ...,
+        without_output: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "cursor", b"cursor", "labels", b"labels", "limit", b"limit", "oldest_first", b"oldest_first", "skill", b"skill", "state", b"state", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "cursor", b"cursor", "labels", b"labels", "limit", b"limit", "oldest_first", b"oldest_first", "skill", b"skill", "state", b"state", "tenant", b"tenant", "without_input", b"without_input", "without_output", b"without_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,11 +38,15 @@ _MARKS = {
 
 
 class MeasuredCluster:
-    """An embedded cluster on `state_dir`; `ready_s` is of the last start."""
+    """An embedded cluster on `state_dir`; `ready_s` is of the last start.
 
-    def __init__(self, state_dir: Path, *, agents: int) -> None:
+    `up_args` are further words of the `muster up` command line.
+    """
+
+    def __init__(self, state_dir: Path, *, agents: int, up_args: tuple[str, ...] = ()) -> None:
         self.state_dir = state_dir
         self.agents = agents
+        self.up_args = up_args
         self.ready_s = 0.0
         self.url = ""
         self.api_key = ""
@@ -57,6 +61,7 @@ class MeasuredCluster:
                     str(Path(sys.executable).with_name("muster")),
                     *("up", "--json", "--agents", str(self.agents)),
                     *("--state-dir", str(self.state_dir)),
+                    *self.up_args,
                 ],
                 env=os.environ | {"MUSTER_PROFILE": str(self.state_dir.parent / "profile.json")},
                 stdout=subprocess.PIPE,
@@ -92,6 +97,10 @@ class MeasuredCluster:
         assert self._process is not None
         parent = psutil.Process(self._process.pid)
         return [parent, *parent.children(recursive=True)]
+
+    def supervisors(self) -> list[psutil.Process]:
+        """Of the agents, one each; an agent is its supervisor and everything below it."""
+        return [each for each in self.processes() if _part_of(each) == "agents: supervisor"]
 
     def pss_mib(self) -> float:
         """Proportional set size of all processes: shared pages count once."""

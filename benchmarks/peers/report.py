@@ -1,0 +1,151 @@
+"""The tables of a document in Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.peers.catalog import PEERS
+from benchmarks.peers.figures import Row, Spread, speed_of
+
+BEGIN = "<!-- printed by benchmarks/peers/run.py: begin -->"
+END = "<!-- printed by benchmarks/peers/run.py: end -->"
+_BY_NAME = {peer.name: peer for peer in PEERS}
+_ORDER = {peer.name: place for place, peer in enumerate(PEERS)}
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Machine, versions and all tables."""
+    rows = sorted(document["rows"], key=lambda row: _ORDER[row["peer"]])
+    parts = [
+        _machine(document, rows),
+        *_speed_table(document, rows),
+        *_kill_table(document, rows),
+        "### Settings",
+        _table(("system", "settings"), _settings(rows)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def into_page(page: str, printed: str) -> str:
+    """The page with what stands between its marks replaced; without marks, a page of its own."""
+    block = f"{BEGIN}\n\n{printed}\n{END}"
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    return f"{head}{block}{tail}" if begin and end else f"{block}\n"
+
+
+def title(row: Row) -> str:
+    """A row's name in the tables."""
+    name = _BY_NAME[row["peer"]].title
+    return f"{name} ({row['variant']})" if row["variant"] else name
+
+
+def _machine(document: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    machine = document["machine"]
+    versions: dict[str, str] = {}
+    for row in rows:
+        versions |= row.get("versions", {})
+    # Client libraries are told from the server of the same name.
+    shown = [
+        f"{'redis-py' if name == 'redis' else name} {version}"
+        for name, version in sorted(versions.items())
+    ]
+    lines = [
+        f"Machine: {machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB, Linux "
+        f"{machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms).",
+        f"Versions: Python {document['python']}, Redis {document['redis']}, {', '.join(shown)}.",
+    ]
+    if document.get("differs"):
+        lines.append(f"Not measured alike: {'; '.join(document['differs'])}.")
+    return "\n".join(lines)
+
+
+def _speed_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    body: list[tuple[str, ...]] = []
+    runs = 0
+    for row in rows:
+        peer, speed = _BY_NAME[row["peer"]], speed_of(row)
+        runs = max(runs, len(row["speed"]))
+        if speed:
+            rate, median, p99 = speed.values()
+            figures = (_rate(rate), _ms(median), _ms(p99))
+        elif "speed" in row["failures"]:
+            figures = (f"failed: {_cell(row['failures']['speed'])}", "", "")
+        else:
+            continue
+        body.append((title(row), peer.kept, *figures))
+    if not body:
+        return []
+    head = ("system", "a submitted task is", "tasks/s", "median ms", "p99 ms")
+    return [
+        "### Speed",
+        f"{document['tasks']:,} no-op tasks of one client, from the first submission until every "
+        f"result was gathered and checked; then {document['latency_tasks']} tasks one after "
+        f"another, from submission to result. {document['workers']} workers. Medians of "
+        f"{runs} runs (least … greatest).",
+        _table(head, body, right=3),
+    ]
+
+
+def _kill_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    body: list[tuple[str, ...]] = []
+    for row in rows:
+        peer = _BY_NAME[row["peer"]]
+        for case in peer.cases:
+            deaths = [death for death in row["kill"] if death["case"] == case.name]
+            body.extend((title(row), *_death(case.settings, death)) for death in deaths)
+            if not deaths and case.name in row["failures"]:
+                why = f"failed: {_cell(row['failures'][case.name])}"
+                body.append((title(row), _cell(case.settings), "", why, "", ""))
+    if not body:
+        return []
+    naps, nap_s, kill_s, give_up_s = (
+        document["kill"][name] for name in ("naps", "nap_s", "kill_after_s", "give_up_s")
+    )
+    head = ("system", "case", "killed", "results", "last after", "runs begun")
+    return [
+        f"### `kill -9` of the workers in the middle of {naps} tasks of {nap_s:g} s",
+        f"{document['workers']} workers of one task at a time; undisturbed this "
+        f"takes {naps * nap_s / document['workers']:g} s. Killed {kill_s:g} s after the "
+        "submission; where nothing else starts workers again, the driver does at once. Results that came within "
+        f"{give_up_s:g} s of the submission, when the last of them came, and how often a task was "
+        "begun in all.",
+        _table(head, body, right=3),
+    ]
+
+
+def _death(settings: str, death: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        _cell(settings),
+        _cell(str(death["killed"])),
+        f"{death['results']} of {death['naps']}",
+        f"{death['last_s']:.1f} s" if death["results"] else "",
+        str(death["executions"]),
+    )
+
+
+def _settings(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
+    measured = {row["peer"] for row in rows}
+    for peer in PEERS:
+        if peer.name in measured:
+            yield (peer.title, _cell(peer.settings))
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]], *, right: int | None = None) -> str:
+    """`right`: how many of the last columns hold figures."""
+    first_right = len(head) if right is None else len(head) - right
+    rule = ["---" if place < first_right else "---:" for place in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *body))
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _rate(figure: Spread) -> str:
+    return f"{figure.median:,.0f} ({figure.low:,.0f} … {figure.high:,.0f})"
+
+
+def _ms(figure: Spread) -> str:
+    return f"{figure.median:.2f} ({figure.low:.2f} … {figure.high:.2f})"

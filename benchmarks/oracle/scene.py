@@ -1,0 +1,270 @@
+"""One run: a loaded cluster, a fault at a seeded moment, and whether the books balance after."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.oracle.books import ENDED_STATES, Change, Mark, Record
+from benchmarks.oracle.checker import Expectation, Verdict, check
+from benchmarks.oracle.cluster import Cluster, fenced, until
+from benchmarks.oracle.load import LABEL, Load, Shape
+
+# Far above what the slowest fault needs; a task that is open after it is lost.
+ENDS_WITHIN_S = 120.0
+# Late outcomes are on their way for a moment after the last task has ended.
+SETTLE_S = 0.5
+# The fault strikes when this share of the burst has been done.
+_EARLIEST, _LATEST = 0.1, 0.6
+_MOMENT_WITHIN_S = 120.0
+
+
+@dataclass(slots=True)
+class Strike:
+    """What a fault did and saw. Times are CLOCK_MONOTONIC seconds.
+
+    `struck_s`: when it began; `healed_s`: when its cause was gone (the same for a kill).
+    `problems`: what had to hold and did not. `notes`: further figures of this run.
+    """
+
+    struck_s: float
+    healed_s: float = 0.0
+    expectation: Expectation = Expectation()
+    detections_s: list[float] = field(default_factory=list)
+    recoveries_s: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def demand(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.problems.append(what)
+
+
+@dataclass(slots=True)
+class Books:
+    """All that is known after a run."""
+
+    marks: Sequence[Mark]
+    records: dict[str, Record]
+    events: list[Change]
+
+    def agents_of(self, task: str) -> dict[int, str]:
+        """Which agent had which attempt."""
+        return {e.attempt: e.agent for e in self.events if e.task == task and e.agent}
+
+    def first_agent_change(
+        self, agent: str, states: Sequence[str], after_s: float
+    ) -> Change | None:
+        """The first event after a moment that shows the agent in one of these states."""
+        for event in self.events:
+            if event.agent_state in states and event.agent == agent and event.at_s >= after_s:
+                return event
+        return None
+
+    def resumed_s(self, agents: Sequence[str], at_s: float) -> list[float]:
+        """For each task that ran on one of the agents at a moment and was not done by that
+        execution: seconds from then until it had begun anew."""
+        owners: dict[str, dict[int, str]] = {}
+        for event in self.events:
+            if event.task and event.agent:
+                owners.setdefault(event.task, {})[event.attempt] = event.agent
+        ended = {(m.task, m.attempt): m.at_s for m in self.marks if m.phase == "end"}
+        open_then = {
+            (m.task, m.attempt)
+            for m in self.marks
+            if m.phase == "begin"
+            and m.at_s <= at_s
+            and ended.get((m.task, m.attempt), at_s + 1) > at_s
+            and owners.get(m.task, {}).get(m.attempt) in agents
+        }
+        waits = []
+        for task, attempt in open_then:
+            later = [
+                m.at_s - at_s
+                for m in self.marks
+                if m.task == task and m.phase == "begin" and m.attempt > attempt
+            ]
+            if later:
+                waits.append(min(later))
+        return waits
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a fault is given. `short`: the run is to take a few seconds where that is sound."""
+
+    cluster: Cluster
+    load: Load
+    chance: random.Random
+    short: bool
+
+    def await_moment(self, latest: float = _LATEST) -> None:
+        """Until a seeded share of the burst has been done: the rest is in flight."""
+        share = self.chance.uniform(_EARLIEST, latest)
+        wanted = share * self.load.shape.tasks
+        until(lambda: self.load.side.ended() >= wanted, "the moment", _MOMENT_WITHIN_S)
+
+    def first_end_after_s(self, at_s: float, within_s: float = 90.0) -> float:
+        """Seconds from a moment until a task that was sent after it has been done."""
+
+        def look() -> float:
+            fresh = {
+                ident
+                for entry in self.load.journal.entries()
+                if entry.sent_s > at_s
+                for ident in entry.ids
+            }
+            ends = [m.at_s for m in self.load.side.read() if m.phase == "end" and m.task in fresh]
+            return min(ends) - at_s if ends else 0.0
+
+        return float(until(look, "a task sent after the fault", within_s))
+
+
+class Fault(Protocol):
+    """One line of the catalogue."""
+
+    number: str
+    name: str
+    demands: str
+    proxied: bool
+
+    def shape(self, tasks: int, short: bool) -> Shape: ...
+    def strike(self, scene: Scene) -> Strike: ...
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None: ...
+
+
+@dataclass(slots=True)
+class Run:
+    """What came of one fault with one seed."""
+
+    fault: str
+    seed: int
+    tasks: int
+    lost: int
+    doubled: int
+    stale: int
+    charged: int
+    moved: int
+    fenced: int
+    duplicates: int
+    unrecorded: int
+    refused: int
+    longest_gap_s: float
+    detections_s: list[float]
+    recoveries_s: list[float]
+    took_s: float
+    violations: list[str]
+    problems: list[str]
+    notes: dict[str, float]
+
+    @property
+    def clean(self) -> bool:
+        return not self.violations and not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_fault(
+    fault: Fault, cluster: Cluster, folder: Path, *, seed: int, tasks: int, short: bool = False
+) -> Run:
+    """Loads the cluster, lets the fault strike, waits until all is well, and checks."""
+    began_s = time.monotonic()
+    cluster.await_healthy()
+    position, refusals = cluster.log_position(), fenced(cluster)
+    name = f"f{fault.number}-{seed}-{uuid.uuid4().hex[:8]}"
+    load = Load(cluster, folder, name, seed, fault.shape(tasks, short))
+    scene = Scene(cluster, load, random.Random(f"{fault.number}/{seed}"), short)
+    load.start()
+    try:
+        strike = fault.strike(scene)
+    finally:
+        load.finish()
+    load.await_ends(ENDS_WITHIN_S)
+    cluster.await_healthy()
+    time.sleep(SETTLE_S)
+    books = gather(cluster, load, position)
+    fault.judge(scene, strike, books)
+    verdict = check(
+        load.journal.entries(), books.marks, books.records, books.events, strike.expectation
+    )
+    return _run(fault, seed, scene, strike, verdict, refusals, time.monotonic() - began_s)
+
+
+def gather(cluster: Cluster, load: Load, position: str) -> Books:
+    """All records, marks and events of the run."""
+    rest = cluster.rest()
+    records = {
+        item["id"]: Record(
+            id=item["id"],
+            state=item["state"],
+            attempt=item["attempt"],
+            failures=item["failures"],
+            agent_deaths=item["agent_deaths"],
+            agent=item["agent"] or "",
+            result=item.get("result"),
+        )
+        for item in rest.tasks_labelled(f"{LABEL}={load.run}")
+    }
+    rest.close()
+    events = [
+        event
+        for event in cluster.events(position, cluster.log_position())
+        if not event.task or event.task in records
+    ]
+    return Books(load.side.read(), records, events)
+
+
+def _run(
+    fault: Fault,
+    seed: int,
+    scene: Scene,
+    strike: Strike,
+    verdict: Verdict,
+    before: Any,
+    took_s: float,
+) -> Run:
+    load = scene.load
+    after = fenced(scene.cluster)
+    refused_outcomes = sum(
+        count - (before[name][1] if before[name][0] == pid else 0.0)
+        for name, (pid, count) in after.items()
+    )
+    first_s = min((e.sent_s for e in load.journal.entries()), default=0.0)
+    last_s = max(load.trickle.accepted_s, default=first_s)
+    return Run(
+        fault=fault.number,
+        seed=seed,
+        tasks=len(load.journal.ids()),
+        lost=len(verdict.lost),
+        doubled=len(verdict.doubled),
+        stale=len(verdict.stale),
+        charged=len(verdict.charged),
+        moved=len(verdict.moved),
+        fenced=int(refused_outcomes),
+        duplicates=verdict.duplicate_executions,
+        unrecorded=verdict.unrecorded_executions,
+        refused=len(load.burst.refused) + len(load.trickle.refused),
+        longest_gap_s=load.trickle.longest_gap_s(first_s, last_s),
+        detections_s=strike.detections_s,
+        recoveries_s=strike.recoveries_s,
+        took_s=took_s,
+        violations=verdict.violations(),
+        problems=strike.problems,
+        notes=strike.notes,
+    )
+
+
+def ended(records: dict[str, Record]) -> int:
+    return sum(record.state in ENDED_STATES for record in records.values())
+
+
+def as_line(run: Run) -> str:
+    """One JSON line."""
+    return json.dumps(run.as_dict())

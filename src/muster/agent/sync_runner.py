@@ -116,7 +116,8 @@ class SyncRunner:
             for pid in descendants(self._pid):
                 send_signal(pid, signal.SIGKILL)
         self._board[0] = 0
-        self.send([answer, wire.Leaving()] if leaving else [answer])
+        # First: what the answer makes room for must not be given to a process that ends.
+        self.send([wire.Leaving(), answer] if leaving else [answer])
         return leaving
 
     def _follow(self, slot: int, generator: Generator[Any, None, Any]) -> Any:

@@ -8,7 +8,7 @@ import structlog
 from msgspec.structs import replace
 
 from muster.api.v1 import scheduler_pb2, storage_pb2
-from muster.domain.errors import Conflict, InvalidInput, NotLeader
+from muster.domain.errors import Conflict, InvalidInput, NotLeader, Unavailable
 from muster.domain.ids import AgentId, TaskId, TenantId, parse_agent_id
 from muster.domain.task import (
     MAX_ERROR_CHARS,
@@ -36,7 +36,7 @@ _SHA256_HEX = re.compile("[0-9a-f]{64}")
 
 def open_session(leader: Leader, first: scheduler_pb2.SessionRequest) -> Session:
     """Takes the hello; raises Conflict when a newer incarnation is known, NotLeader when the
-    agent has obeyed a newer leader or this one is over."""
+    agent has obeyed a newer leader or this one is over, Unavailable while another may lead."""
     if not first.HasField("hello"):
         raise InvalidInput("session", "", "it begins with a hello")
     if leader.over or first.term > leader.term:
@@ -49,6 +49,9 @@ def open_session(leader: Leader, first: scheduler_pb2.SessionRequest) -> Session
     supervisor = hello.role == scheduler_pb2.SESSION_ROLE_SUPERVISOR
     if not supervisor and first.incarnation < 1:
         raise InvalidInput("incarnation", first.incarnation, "at least 1, given by the registry")
+    if not supervisor and not leader.may_answer:
+        # A runtime takes `stop` tasks on the strength of its hello, as of an answered beat.
+        raise Unavailable("the leader", "storage has not confirmed its term lately", 0.2)
     session = Session(ident, first.incarnation, supervisor=supervisor)
     if supervisor:
         older = leader.supervisors.get(ident)

@@ -28,7 +28,6 @@ from muster.skill import InputRejected
 # Of each stream, in the result; the task's log has a cap of its own.
 MAX_STREAM_BYTES: Final = 1024 * 1024
 _ERROR_LINES: Final = 5
-_STOP_GRACE_S: Final = 2.0
 # After the program has ended its group is killed, so its pipes end; a bound all the same.
 _PIPES_END_S: Final = 1.0
 # Runners count from 1 in the zygote's books; commands count from here.
@@ -99,12 +98,12 @@ class CommandRuns:
         env["MUSTER_ATTEMPT"] = str(live.key.attempt)
         self._zygote.send(wire.SpawnCommand(ident, program, wanted.argv, env, str(folder)))
 
-    def stop(self, live: LiveAttempt) -> None:
+    def stop(self, live: LiveAttempt, grace_ms: int) -> None:
         """SIGTERM to all of the program's group, SIGKILL after a grace."""
         ident = self._ident_of[live.slot]
         self._zygote.send(wire.KillProcess(ident, signal.SIGTERM))
         live.kill_timer = self._loop.call_later(
-            _STOP_GRACE_S, self._zygote.send, wire.KillProcess(ident, signal.SIGKILL)
+            grace_ms / 1000, self._zygote.send, wire.KillProcess(ident, signal.SIGKILL)
         )
 
     def _refusal(self, wanted: CommandInput) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from muster.agent import error_kinds
 from muster.agent.events import (
+    STOP_GRACE_MS,
     Assigned,
     AttemptEnded,
     AttemptKey,
@@ -57,6 +58,8 @@ from muster.domain.task import Outcome, OutcomeKind, Wish
 BEAT_INTERVAL_MS: Final = 1_000
 # A `stop` task is killed this long after the last answered beat was SENT (docs: fencing).
 CUT_OFF_AFTER_MS: Final = 9_000
+# And by force at the latest so much later: the leader gives it away 4 s after the first moment.
+CUT_OFF_GRACE_MS: Final = 1_000
 # After the drain's deadline outcomes get this long to reach a leader.
 DELIVERY_GRACE_MS: Final = 5_000
 # Waiting parents give their slot back; this bounds how many may pile up, per slot.
@@ -64,6 +67,7 @@ HELD_PER_SLOT: Final = 4
 # A leader that never acknowledges is left when this many outcomes per slot (at least 4,096) wait.
 OUTBOX_PER_SLOT: Final = 64
 _MIN_OUTBOX: Final = 4_096
+_CUT_OFF: Final = "the agent was cut off from the leader, and the task must not run twice at once"
 # Beats that were never answered are forgotten beyond this many; only the latest matter.
 _MAX_OPEN_BEATS: Final = 64
 
@@ -147,8 +151,8 @@ class AgentCore:
         """When `stop` tasks must be killed unless a beat is answered before; 0 = there are none."""
         if not self._stop_tasks:
             return 0
-        # A welcome is no answered beat: a leader gives it before it knows that it still leads.
-        # But one that assigned an attempt had heard the hello of that session.
+        # A leader lets nobody in unless it knew within the last second that it led, so that the
+        # hello of a session in which an attempt was assigned is worth an answered beat.
         contact_ms = max(self._last_answered_ms, min(self._stop_tasks.values()))
         return contact_ms + CUT_OFF_AFTER_MS
 
@@ -244,14 +248,18 @@ class AgentCore:
 
     # --- attempts: in -----------------------------------------------------------------------
 
-    def _on_assigned(self, event: Assigned, _now_ms: int) -> None:
+    def _on_assigned(self, event: Assigned, now_ms: int) -> None:
         if not self._obeys(event.term):
             return
         for spec in event.attempts:
             if spec.incarnation == self.incarnation and spec.key not in self._held:
-                self._take(spec)
+                self._take(spec, now_ms)
 
-    def _take(self, spec: AttemptSpec) -> None:
+    def _is_cut_off(self, now_ms: int) -> bool:
+        """Whether a leader may by now have given `stop` tasks of this agent away."""
+        return now_ms >= max(self._last_answered_ms, self._hello_sent_ms) + CUT_OFF_AFTER_MS
+
+    def _take(self, spec: AttemptSpec, now_ms: int) -> None:
         key = spec.key
         if key in self._outbox:
             # The leader has not seen the outcome, or it would not assign the attempt again.
@@ -270,6 +278,9 @@ class AgentCore:
             self._out.append(CloseSession(f"{len(self._outbox)} outcomes are unacknowledged"))
         elif self.draining:
             self._return(spec, error_kinds.DRAINED, "the agent is draining")
+        elif spec.stop_when_cut_off and self._is_cut_off(now_ms):
+            # A leader that was frozen gives out what another may have given away since.
+            self._return(spec, error_kinds.DISCONNECTED, _CUT_OFF)
         elif self.slots_used >= self.slots or len(self._held) >= HELD_PER_SLOT * self.slots:
             self._return(spec, error_kinds.NO_SLOT, f"all {self.slots} slots are taken")
         else:
@@ -311,7 +322,7 @@ class AgentCore:
             if self._outbox.pop(key, None) is not None:
                 self._out.append(Forget(key))
 
-    def _stop(self, key: AttemptKey, reason: StopReason) -> None:
+    def _stop(self, key: AttemptKey, reason: StopReason, grace_ms: int = STOP_GRACE_MS) -> None:
         """The first reason stands, except that a drop silences every other."""
         held = self._held.get(key)
         if held is None or held.stop is StopReason.DROP:
@@ -322,7 +333,7 @@ class AgentCore:
             self._end(key, held, Outcome(OutcomeKind.CANCELLED))
             return
         if held.stop is None:
-            self._out.append(Stop(key, reason))
+            self._out.append(Stop(key, reason, grace_ms))
             held.stop = reason
         elif reason is StopReason.DROP:
             held.stop = reason
@@ -420,8 +431,10 @@ class AgentCore:
             _, key = heapq.heappop(self._timeouts)
             self._stop(key, StopReason.TIME_OUT)
         for key, contact_ms in list(self._stop_tasks.items()):
-            if now_ms >= max(self._last_answered_ms, contact_ms) + CUT_OFF_AFTER_MS:
-                self._stop(key, StopReason.DISCONNECT)
+            late_ms = now_ms - max(self._last_answered_ms, contact_ms) - CUT_OFF_AFTER_MS
+            if late_ms >= 0:
+                # After a thaw there is no time left for anything but force.
+                self._stop(key, StopReason.DISCONNECT, max(0, CUT_OFF_GRACE_MS - late_ms))
         if self.draining and now_ms >= self._drain_deadline_ms:
             for key in list(self._held):
                 self._stop(key, StopReason.DRAIN)
@@ -450,8 +463,7 @@ def _verdict(held: _Held, seen: Outcome) -> Outcome:
     if reason is StopReason.CANCEL:
         return _ended(seen, OutcomeKind.CANCELLED, "", "cancelled")
     if reason is StopReason.DISCONNECT:
-        error = "the agent was cut off from the leader, and the task must not run twice at once"
-        return _ended(seen, OutcomeKind.RETURNED, error_kinds.DISCONNECTED, error)
+        return _ended(seen, OutcomeKind.RETURNED, error_kinds.DISCONNECTED, _CUT_OFF)
     return _ended(seen, OutcomeKind.RETURNED, error_kinds.DRAINED, "the agent drained")
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from muster.domain.ids import TaskId, TenantId
 from muster.domain.task import Outcome, Wish
+
+# Between asking an attempt to end and ending its process.
+STOP_GRACE_MS: Final = 2_000
 
 
 class AttemptKey(NamedTuple):
@@ -216,10 +219,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the attempt; answered by AttemptEnded once nothing of it runs."""
+    """End the attempt, after `grace_ms` by force; answered by AttemptEnded once nothing of it
+    runs."""
 
     key: AttemptKey
     reason: StopReason
+    grace_ms: int = STOP_GRACE_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,6 @@ from muster.domain.task import Outcome, OutcomeKind
 from muster.rpc.clock import boot_ms, wall_ms
 from muster.skill import COMMAND, SYNC
 
-# Between asking an attempt to end and ending its process.
-STOP_GRACE_S: Final = 2.0
 # A runner that is gone has this long for its last words to be read.
 _LAST_WORDS_S: Final = 1.0
 # Calls of one runner's contexts under way at once; more is a runaway loop.
@@ -116,8 +114,9 @@ class Executor:
             self._pool.add(live.key, self._lane(spec.skill, mode), boot_ms())
             self._act()
 
-    def stop(self, key: AttemptKey, reason: StopReason) -> None:
-        """Ends the attempt; AttemptEnded follows when nothing of it runs."""
+    def stop(self, key: AttemptKey, reason: StopReason, grace_ms: int) -> None:
+        """Ends the attempt, after `grace_ms` by force; AttemptEnded follows when nothing of it
+        runs."""
         live = self._live.get(key)
         if live is None or live.stopping:
             return
@@ -127,11 +126,11 @@ class Executor:
         if live.storing is not None:
             live.storing.cancel()
         elif live.mode == COMMAND:
-            self._commands.stop(live)
+            self._commands.stop(live, grace_ms)
         elif self._pool.withdraw_if_waiting(key):
             self._end(live, stopped(live, wall_ms()))
         else:
-            self._stop_on_runner(live)
+            self._stop_on_runner(live, grace_ms)
 
     def resume(self, key: AttemptKey) -> None:
         """A waiting parent may go on: it receives the answers that were kept."""
@@ -302,7 +301,7 @@ class Executor:
 
     # --- stopping ---------------------------------------------------------------------------
 
-    def _stop_on_runner(self, live: LiveAttempt) -> None:
+    def _stop_on_runner(self, live: LiveAttempt, grace_ms: int) -> None:
         runner = self._pool.runner_of(live.key)
         assert runner is not None
         link = self._links[runner]
@@ -313,7 +312,7 @@ class Executor:
             self._act()
         else:
             link.send(wire.CancelRun(live.slot))
-        live.kill_timer = self._loop.call_later(STOP_GRACE_S, self._end_by_force, live, link)
+        live.kill_timer = self._loop.call_later(grace_ms / 1000, self._end_by_force, live, link)
 
     def _end_by_force(self, live: LiveAttempt, link: RunnerLink) -> None:
         if live.key in self._live and link.ident in self._links:

@@ -38,9 +38,9 @@ from muster.domain.errors import ConfigurationError, Conflict
 from muster.rpc.clock import boot_ms, wall_ms
 
 SLOT_TABLE: Final = "slots.bin"
-# The supervisor steps in this long after the runtime itself should have killed `stop` tasks:
-# 9 s + 1.5 s leaves it 1.5 s of the promised 3.
-_STOP_MARGIN_MS: Final = 1_500
+# The supervisor steps in this long after the runtime itself should have begun to end `stop` tasks:
+# it kills them by force after 1 s, and the supervisor has the last of the promised 3 s.
+_STOP_MARGIN_MS: Final = 2_000
 # Waiting parents and their children, and some that are being ended.
 _TABLE_RECORDS_PER_SLOT: Final = 4
 
@@ -114,7 +114,7 @@ class Runtime:
         speech = self._speech
         self._carry_out: dict[type[Any], Callable[[Any], None]] = {
             ev.Start: lambda c: self._running.start(c.spec),
-            ev.Stop: lambda c: self._running.stop(c.key, c.reason),
+            ev.Stop: lambda c: self._running.stop(c.key, c.reason, c.grace_ms),
             ev.Resume: lambda c: self._running.resume(c.key),
             ev.SendHello: speech.hello,
             ev.SendBeat: speech.beat,

@@ -16,7 +16,7 @@ from muster.api.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from muster.domain.errors import Conflict, MusterError, NotLeader, Unauthenticated, Unavailable
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms
-from muster.rpc.status import rpc_errors
+from muster.rpc.status import REASON_LOST, rpc_errors
 
 # The leader answers a beat each second; a stream that is silent for longer is dead.
 SILENCE_MS: Final = 5_000
@@ -25,6 +25,8 @@ _LAST_PAUSE_S: Final = 1.0
 # How long one word of a standby about the leader is followed before the registry's counts again.
 _WATCH_S: Final = 0.5
 _CROWDED_S: Final = 0.001
+# A scheduler that ended a stream without a reason is asked for it; it answers from memory.
+_ASK_S: Final = 0.5
 
 
 class Speaker(Protocol):
@@ -88,7 +90,8 @@ class SessionLink:
             except Conflict:
                 raise
             except MusterError as error:
-                self._hint = ""
+                lost = isinstance(error, Unavailable) and error.detail == REASON_LOST
+                self._hint = await self._ask_who_leads(leader) if lost else ""
                 if failures == 0:
                     self._journal.warning("the leader was lost", leader=leader, why=str(error))
                 if isinstance(error, Unauthenticated):
@@ -99,6 +102,21 @@ class SessionLink:
                 continue
             self._want_leader()
             await self._wait_for_change(full_jitter(failures, _FIRST_PAUSE_S, _LAST_PAUSE_S))
+
+    async def _ask_who_leads(self, asked: str) -> str:
+        """Another leader than the scheduler that was asked, when that knows one."""
+        assert self._channel is not None
+        request = pb.GetClusterStatusRequest()
+        try:
+            answer = await self._channel.call(
+                SchedulerServiceStub, "GetClusterStatus", request, timeout_s=_ASK_S
+            )
+        except NotLeader as error:
+            return error.leader if error.leader != asked else ""
+        except MusterError:
+            # It has nothing to say; the registry is asked next.
+            return ""
+        return str(answer.leader) if answer.leader != asked else ""
 
     async def _wait_for_change(self, seconds: float) -> None:
         """A pause that ends at once when the registry names another leader."""

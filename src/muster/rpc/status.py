@@ -19,6 +19,12 @@ ERROR_KEY = "muster-error-bin"
 # Metadata is limited to 8 KiB by many peers; an error's arguments are cut well below.
 _MAX_ARGUMENT_CHARS = 1024
 
+# When a server ends a stream while it is being written to, grpc.aio may put these words of its own
+# in the place of the server's status (grpc#36066): the true reason is lost.
+_LOST_STATUS = "Internal error from Core"
+# What `Unavailable.detail` says then.
+REASON_LOST = "it ended the stream while it was being written to"
+
 # Class → (status code, attributes that its constructor takes in order; None = the message).
 _TABLE: Mapping[type[MusterError], tuple[grpc.StatusCode, tuple[str, ...] | None]] = {
     errors.InvalidInput: (grpc.StatusCode.INVALID_ARGUMENT, ("field", "value", "limit")),
@@ -72,6 +78,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, what: str, timeout_s: float = 0.
         return errors.Unavailable(what, detail)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return _BY_CODE[code](detail)
+    if code is grpc.StatusCode.INTERNAL and detail.startswith(_LOST_STATUS):
+        return errors.Unavailable(what, REASON_LOST)
     return MusterError(f"{what}: {code.name}: {detail}")
 
 

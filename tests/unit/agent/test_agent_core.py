@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from muster.agent import error_kinds
-from muster.agent.core import CUT_OFF_AFTER_MS, DELIVERY_GRACE_MS, AgentCore
+from muster.agent.core import (
+    CUT_OFF_AFTER_MS,
+    CUT_OFF_GRACE_MS,
+    DELIVERY_GRACE_MS,
+    AgentCore,
+)
 from muster.agent.events import (
     Assigned,
     AttemptEnded,
@@ -226,7 +233,8 @@ def test_stop_tasks_are_killed_nine_seconds_after_the_last_answered_beat_was_sen
     assert core.stop_deadline_ms == 1100 + CUT_OFF_AFTER_MS
     assert [c for c in core.handle([Tick()], 10_099) if isinstance(c, Stop)] == []
     core.handle([SessionLost()], 10_099)
-    assert core.handle([Tick()], 10_100) == [Stop(key("a"), StopReason.DISCONNECT)]
+    stop = Stop(key("a"), StopReason.DISCONNECT, CUT_OFF_GRACE_MS)
+    assert core.handle([Tick()], 10_100) == [stop]
     core.handle([AttemptEnded(key("a"), STOPPED), SessionOpened()], 10_200)
     assert outcomes(core.handle([Welcomed(3)], 10_300)) == [
         (key("a"), OutcomeKind.RETURNED, error_kinds.DISCONNECTED)
@@ -243,9 +251,40 @@ def test_a_welcome_alone_proves_no_leadership() -> None:
     assert core.stop_deadline_ms == CUT_OFF_AFTER_MS
     # An attempt that comes in this session may count from its hello, the older one may not.
     core.handle([Assigned(3, (spec("b", stop=True),))], 8002)
-    assert core.handle([Tick()], 9000)[-1] == Stop(key("a"), StopReason.DISCONNECT)
+    stop = Stop(key("a"), StopReason.DISCONNECT, CUT_OFF_GRACE_MS)
+    assert core.handle([Tick()], 9000)[-1] == stop
     core.handle([AttemptEnded(key("a"), STOPPED)], 9001)
     assert core.stop_deadline_ms == 8000 + CUT_OFF_AFTER_MS
+
+
+@pytest.mark.parametrize(("thawed_ms", "grace_ms"), [(400, 600), (1_000, 0), (60_000, 0)])
+def test_what_is_killed_late_has_less_time_to_end_by_itself(thawed_ms: int, grace_ms: int) -> None:
+    core = connected(now_ms=0)
+    core.handle([Assigned(3, (spec(stop=True),)), BeatAnswered(3, 1)], 10)
+    killed = core.handle([Tick()], CUT_OFF_AFTER_MS + thawed_ms)
+    assert killed[-1] == Stop(key(), StopReason.DISCONNECT, grace_ms)
+
+
+def test_a_stop_task_that_a_thawed_leader_gives_out_late_is_returned() -> None:
+    """Another leader may have given it to another agent 13 s after it had raised its term."""
+    core = connected(slots=8, now_ms=0)  # hello and first beat at 0
+    core.handle([BeatAnswered(3, 1)], 10)
+    late = [Assigned(3, (spec("a", stop=True), spec("b")))]
+    commands = core.handle(late, CUT_OFF_AFTER_MS)
+    assert outcomes(commands) == [(key("a"), OutcomeKind.RETURNED, error_kinds.DISCONNECTED)]
+    assert [c.spec.key for c in commands if isinstance(c, Start)] == [key("b")]
+    # Said again, as after a reconnection: the leader has not seen the outcome.
+    assert outcomes(core.handle(late, CUT_OFF_AFTER_MS + 1)) == outcomes(commands)
+    # Just in time, and after contact, such a task is taken.
+    for task, now_ms in (("c", CUT_OFF_AFTER_MS - 1), ("d", CUT_OFF_AFTER_MS + 1_000)):
+        if task == "d":
+            core.handle([Tick(), BeatAnswered(3, 2)], CUT_OFF_AFTER_MS + 500)
+        taken = core.handle([Assigned(3, (spec(task, stop=True),))], now_ms)
+        assert [c.spec.key for c in taken if isinstance(c, Start)] == [key(task)]
+    # So is one in a new session, whose hello a leader has just heard.
+    core.handle([SessionLost(), SessionOpened(), Welcomed(3)], 60_000)
+    taken = core.handle([Assigned(3, (spec("e", stop=True),))], 60_001)
+    assert [c.spec.key for c in taken if isinstance(c, Start)] == [key("e")]
 
 
 def test_drain_returns_the_unstarted_lets_the_running_finish_and_then_ends() -> None:

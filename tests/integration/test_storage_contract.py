@@ -41,7 +41,7 @@ from muster_storage.records import (
     VerdictCode,
 )
 from muster_storage.redis_store import RedisStore
-from muster_storage.sweep import Sweeper, Swept
+from muster_storage.sweep import KEPT_AT_LEAST_MS, Sweeper, Swept
 from muster_storage.task_store import Store
 
 EVENTS_KEPT = 1_000
@@ -703,6 +703,7 @@ def sweeper(store: Store, tmp_path: Path) -> Sweeper:
         store,
         BlobFiles(tmp_path, store.blobs),
         retention_ms=1_000,
+        retain_tasks=1_000,
         request_retention_ms=2_000,
         grace_ms=500,
     )
@@ -731,6 +732,59 @@ async def test_the_sweep_removes_all_of_an_old_ended_task(store: Store, sweeper:
     await store.cluster.confirm_term(term, 501)
     assert await sweeper.sweep() == Swept(0, 0, 1)
     assert (await store.tasks.count(TENANT))[4] == 0
+
+
+async def test_surplus_is_what_ended_first_of_all_tenants(store: Store) -> None:
+    term = await new_term(store)
+    await store.tasks.create(0, creations([task(n) for n in range(6)]))
+    assert await store.tasks.surplus(0, 1_000_000, 100) == []
+    for n in (3, 1, 4, 0):
+        await finish(store, term, n)
+        await store.cluster.confirm_term(term, 10)
+
+    async def surplus(kept: int, clock_ms: int = 1_000_000, limit: int = 100) -> list[str]:
+        return [task.id for task in await store.tasks.surplus(kept, clock_ms, limit)]
+
+    assert await surplus(4) == []
+    assert await surplus(3) == [ident(3)]
+    assert await surplus(0) == [ident(3), ident(1), ident(4), ident(0)]
+    assert await surplus(1, limit=2) == [ident(3), ident(1)]
+    # The second ended 10 ms after the first.
+    assert await surplus(0, clock_ms=10) == [ident(3)]
+    (found,) = await store.tasks.surplus(3, 1_000_000, 100)
+    assert task_pb2.TaskSpec.FromString(found.spec).skill == "echo"
+
+
+async def test_of_many_ended_tasks_the_oldest_go_when_they_have_settled(
+    store: Store, tmp_path: Path
+) -> None:
+    sweeper = Sweeper(
+        store,
+        BlobFiles(tmp_path, store.blobs),
+        retention_ms=10 * KEPT_AT_LEAST_MS,
+        retain_tasks=100,
+        request_retention_ms=10 * KEPT_AT_LEAST_MS,
+        grace_ms=500,
+    )
+    term = await new_term(store)
+    await store.tasks.create(0, creations([task(n) for n in range(351)]))
+    for first, last in ((0, 150), (150, 350)):
+        ends = [
+            transition(n, (1, 0), status(4, 0, "a"), outcome=SUCCEEDED) for n in range(first, last)
+        ]
+        await store.tasks.apply(term, changes(ends, term))
+        await store.cluster.confirm_term(term, 1_000)
+    await store.cluster.confirm_term(term, KEPT_AT_LEAST_MS - 2_000)
+    assert await sweeper.sweep() == Swept(0, 0, 0)
+    await store.cluster.confirm_term(term, 1)
+    assert await sweeper.sweep() == Swept(150, 0, 0)
+    await store.cluster.confirm_term(term, 1_000)
+    assert await sweeper.sweep() == Swept(100, 0, 0)
+    assert await sweeper.sweep() == Swept(0, 0, 0)
+    left = await store.tasks.page(TENANT, ANY, "", 500, newest_first=False)
+    assert [task_pb2.TaskSpec.FromString(row.spec).id for row in left.rows] == [
+        ident(n) for n in range(250, 351)
+    ]
 
 
 async def test_an_open_task_is_never_removed(store: Store) -> None:

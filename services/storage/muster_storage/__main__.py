@@ -48,6 +48,7 @@ async def serving(config: Config) -> AsyncIterator[Ports]:
         store,
         files,
         retention_ms=config.retention_s * 1000,
+        retain_tasks=config.retain_tasks,
         request_retention_ms=config.request_retention_s * 1000,
         grace_ms=config.blob_grace_s * 1000,
     )

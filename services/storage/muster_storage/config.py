@@ -12,6 +12,8 @@ from muster_storage.redis_link import RedisAddress
 from muster_storage.redis_store import EVENTS_KEPT
 
 DAY_S = 24 * 3600
+# Each takes some 3.4 KiB of Redis' memory, and Redis reads as many in 13 s when it starts.
+RETAIN_TASKS = 100_000
 # Long enough for a slow disk's fsync, short enough that callers hear of a dead Redis in time.
 REDIS_TIMEOUT_S = 3.0
 
@@ -26,6 +28,7 @@ class Config:
     redis_url: str
     blob_dir: Path
     retention_s: int = DAY_S
+    retain_tasks: int = RETAIN_TASKS
     blob_grace_s: int = 3600
     blob_max_bytes: int = MAX_BLOB_BYTES
     events_kept: int = EVENTS_KEPT
@@ -56,6 +59,9 @@ class Config:
             redis_url=redis_url,
             blob_dir=Path(blob_dir).absolute(),
             retention_s=int(_number(environ, "MUSTER_RETENTION_S", DAY_S, 1, 10 * 365 * DAY_S)),
+            retain_tasks=int(
+                _number(environ, "MUSTER_RETAIN_TASKS", RETAIN_TASKS, 1_000, 100_000_000)
+            ),
             blob_grace_s=int(_number(environ, "MUSTER_BLOB_GRACE_S", 3600, 1, 365 * DAY_S)),
             blob_max_bytes=int(
                 _number(environ, "MUSTER_BLOB_MAX_BYTES", MAX_BLOB_BYTES, 1, 1024**4)

@@ -260,6 +260,10 @@ class MemoryTasks:
             for _, (tenant, ident) in old[:limit]
         ]
 
+    async def surplus(self, kept: int, ended_before_clock_ms: int, limit: int) -> list[Expired]:
+        beyond = len(self._memory.ended) - kept
+        return await self.expired(ended_before_clock_ms, max(0, min(beyond, limit)))
+
     async def remove(self, removals: Sequence[Removal]) -> int:
         memory = self._memory
         removed = 0

@@ -142,6 +142,14 @@ class RedisTasks:
             *("ZRANGEBYSCORE", f"{KEY_PREFIX}ended", "-inf", f"({ended_before_clock_ms}"),
             *("LIMIT", 0, limit),
         )
+        return await self._with_specs(members)
+
+    async def surplus(self, kept: int, ended_before_clock_ms: int, limit: int) -> list[Expired]:
+        return await self._with_specs(
+            await self._link.script("surplus", kept, ended_before_clock_ms, limit)
+        )
+
+    async def _with_specs(self, members: Sequence[bytes]) -> list[Expired]:
         if not members:
             return []
         names = [member.decode().split(":", 1) for member in members]

@@ -18,11 +18,14 @@ from muster.domain.ids import TenantId, request_prefix
 from muster_storage.blobs import BlobFiles
 from muster_storage.intake import labels_of
 from muster_storage.metrics import SWEPT
-from muster_storage.records import Removal
+from muster_storage.records import Expired, Removal
 from muster_storage.task_store import Store
 
 # Of one round trip; Redis is left to others between two of them.
 BATCH = 100
+# However many there are: who submits a hundred thousand tasks must find the first result when he
+# comes to read it, and a repeated request the tasks that it made.
+KEPT_AT_LEAST_MS = 600_000
 # A request whose tasks are still there is looked at again after this much cluster time.
 LOOK_AGAIN_MS = 3_600_000
 # A file that another service took to delete and has not deleted by then is deleted by us.
@@ -41,7 +44,11 @@ class Swept:
 
 
 class Sweeper:
-    """`retention_ms` after their end tasks go, `grace_ms` after its last use a blob goes."""
+    """`retention_ms` after their end tasks go, `grace_ms` after its last use a blob goes.
+
+    Of ended tasks beyond `retain_tasks` the oldest go before that, once they are
+    KEPT_AT_LEAST_MS old.
+    """
 
     def __init__(
         self,
@@ -49,12 +56,14 @@ class Sweeper:
         files: BlobFiles,
         *,
         retention_ms: int,
+        retain_tasks: int,
         request_retention_ms: int,
         grace_ms: int,
     ) -> None:
         self._store = store
         self._files = files
         self._retention_ms = retention_ms
+        self._retain_tasks = retain_tasks
         self._request_retention_ms = request_retention_ms
         self._grace_ms = grace_ms
 
@@ -77,23 +86,29 @@ class Sweeper:
         """One sweep of all that is due now."""
         clock_ms = await self._store.cluster.clock_ms()
         swept = Swept(
-            await self._sweep_tasks(clock_ms - self._retention_ms),
+            await self._sweep_tasks(clock_ms),
             await self._sweep_requests(clock_ms),
             await self._sweep_blobs(clock_ms),
         )
         await self._files.discard_parts(PART_AGE_S)
         return swept
 
-    async def _sweep_tasks(self, before_ms: int) -> int:
-        total = 0
-        while expired := await self._store.tasks.expired(before_ms, BATCH):
-            removals = []
-            for task in expired:
-                spec = task_pb2.TaskSpec.FromString(task.spec)
-                removals.append(Removal(task.tenant, task.id, spec.skill, labels_of(spec)))
-            total += await self._store.tasks.remove(removals)
+    async def _sweep_tasks(self, clock_ms: int) -> int:
+        tasks, total = self._store.tasks, 0
+        while old := await tasks.expired(clock_ms - self._retention_ms, BATCH):
+            total += await self._remove(old)
+        settled_ms = clock_ms - min(KEPT_AT_LEAST_MS, self._retention_ms)
+        while many := await tasks.surplus(self._retain_tasks, settled_ms, BATCH):
+            total += await self._remove(many)
         SWEPT.labels("task").inc(total)
         return total
+
+    async def _remove(self, tasks: list[Expired]) -> int:
+        removals = []
+        for task in tasks:
+            spec = task_pb2.TaskSpec.FromString(task.spec)
+            removals.append(Removal(task.tenant, task.id, spec.skill, labels_of(spec)))
+        return await self._store.tasks.remove(removals)
 
     async def _sweep_requests(self, clock_ms: int) -> int:
         total = 0

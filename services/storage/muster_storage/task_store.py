@@ -78,6 +78,10 @@ class TaskStore(Protocol):
         """Tasks that ended before that clock, oldest first."""
         ...
 
+    async def surplus(self, kept: int, ended_before_clock_ms: int, limit: int) -> list[Expired]:
+        """The same, and of those only what there is beyond `kept` ended tasks of all tenants."""
+        ...
+
     async def remove(self, removals: Sequence[Removal]) -> int:
         """Removes ended tasks with their index entries, logs and holds on blobs; how many."""
         ...

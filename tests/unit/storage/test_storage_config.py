@@ -15,6 +15,7 @@ def test_defaults() -> None:
     config = Config.from_env({"MUSTER_STATE_DIR": "/state"})
     assert config.blob_dir == Path("/state/blobs")
     assert (config.retention_s, config.blob_grace_s) == (DAY_S, 3600)
+    assert config.retain_tasks == 100_000
     assert (config.blob_max_bytes, config.events_kept) == (1024**3, 200_000)
     assert not config.allow_weak_redis
 
@@ -33,6 +34,7 @@ def test_requests_are_never_forgotten_within_a_day() -> None:
         ("MUSTER_RETENTION_S", "0"),
         ("MUSTER_RETENTION_S", "nan"),
         ("MUSTER_RETENTION_S", "a day"),
+        ("MUSTER_RETAIN_TASKS", "999"),
         ("MUSTER_EVENTS_KEPT", "10"),
         ("MUSTER_BLOB_MAX_BYTES", "-1"),
         ("MUSTER_REDIS_TIMEOUT_S", "inf"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
 import numpy as np
 import structlog
 
@@ -71,12 +71,34 @@ CONFIRMED_FOR_MS = 3_000
 STORE_TIMEOUT_S = 5.0
 
 
-@dataclass(slots=True)
-class _Creation:
-    """A submitted task that is being created, and who waits for it."""
+class _Submission:
+    """One call of `submit`: it is answered once all of its tasks are durable or one is refused."""
+
+    __slots__ = ("done", "missing", "states")
+
+    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
+        self.states: list[TaskState] = [TaskState.PENDING] * count
+        self.missing = count
+        self.done = done
+
+    def settle(self, index: int, state: TaskState) -> None:
+        self.states[index] = state
+        self.missing -= 1
+        if not self.missing and not self.done.done():
+            self.done.set_result(None)
+
+    def refuse(self, error: MusterError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            # Its RPC may have ended by its deadline; then nobody reads this.
+            self.done.exception()
+
+
+class _Creation(msgspec.Struct):
+    """A submitted task that is being created, and the places where its state is awaited."""
 
     size_bytes: int
-    waiters: list[asyncio.Future[TaskState]] = field(default_factory=list)
+    waiters: list[tuple[_Submission, int]]
 
 
 class Leader:
@@ -149,16 +171,16 @@ class Leader:
             self._give_up_waiters()
 
     def _give_up_waiters(self) -> None:
-        waiters: list[asyncio.Future[Any]] = []
+        error = Unavailable("the leader", "it has stepped down")
         for creation in self._creating.values():
-            waiters.extend(creation.waiters)
+            for submission, _ in creation.waiters:
+                submission.refuse(error)
         for settling in self._settling.values():
-            waiters.extend(settling)
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(Unavailable("the leader", "it has stepped down"))
-                # Its RPC may have ended by its deadline; then nobody reads this.
-                waiter.exception()
+            for waiter in settling:
+                if not waiter.done():
+                    waiter.set_exception(error)
+                    # Its RPC may have ended by its deadline; then nobody reads this.
+                    waiter.exception()
 
     async def _confirm(self) -> None:
         failures = 0
@@ -273,6 +295,7 @@ class Leader:
             self.loader.reload(commands.reload)
 
     def _on_written(self, answers: Sequence[Answer]) -> None:
+        ended: Counter[TaskState] = Counter()
         for write, verdict, standing in answers:
             if write.task.write is not write:
                 continue
@@ -285,7 +308,9 @@ class Leader:
                     if not done.done():
                         done.set_result(None)
             if verdict is tasks.Verdict.OK and write.status.state in ENDED_STATES:
-                self._ended[write.status.state].inc()
+                ended[write.status.state] += 1
+        for state, count in ended.items():
+            self._ended[state].inc(count)
         self.wake()
 
     def _created(self, ident: TaskId, state: TaskState | None) -> None:
@@ -294,14 +319,11 @@ class Leader:
         if creation is None:
             return
         self._unwritten_bytes -= creation.size_bytes
-        for waiter in creation.waiters:
-            if waiter.done():
-                continue
+        for submission, index in creation.waiters:
             if state is not None:
-                waiter.set_result(state)
+                submission.settle(index, state)
             else:
-                waiter.set_exception(InvalidInput("tasks", ident, "storage does not accept it"))
-                waiter.exception()
+                submission.refuse(InvalidInput("tasks", ident, "storage does not accept it"))
 
     # ------------------------------------------------------------------- RPCs
 
@@ -323,25 +345,24 @@ class Leader:
             raise Overloaded(f"{len(self._creating)} tasks wait to be written already")
         specs = [_checked(m) for m in messages]
         now = self.now()
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[TaskState]] = []
-        for spec, message in zip(specs, messages, strict=True):
+        submission = _Submission(len(specs), asyncio.get_running_loop().create_future())
+        for index, (spec, message) in enumerate(zip(specs, messages, strict=True)):
             known = self.state.tasks.get(spec.id)
-            future: asyncio.Future[TaskState] = loop.create_future()
-            futures.append(future)
             if known is not None and known.stored is not None:
-                future.set_result(known.status.state)
+                submission.settle(index, known.status.state)
                 continue
             if known is None:
                 tasks.admit(self.state, spec, message, now)
             creation = self._creating.get(spec.id)
             if creation is None:
-                creation = self._creating[spec.id] = _Creation(message.ByteSize())
+                creation = self._creating[spec.id] = _Creation(message.ByteSize(), [])
                 self._unwritten_bytes += creation.size_bytes
-            creation.waiters.append(future)
+            creation.waiters.append((submission, index))
         metrics.SUBMITTED.inc(len(specs))
         self.wake()
-        return list(await asyncio.gather(*futures))
+        if specs:
+            await submission.done
+        return submission.states
 
     async def settled(self, idents: Sequence[TaskId]) -> None:
         """Waits until what was decided about these tasks is durable."""

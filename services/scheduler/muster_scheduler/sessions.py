@@ -52,26 +52,24 @@ class Session:
             self.close()
             return
         for task in push.assign:
-            self._filling(_ASSIGNMENT_BYTES + len(task.spec.input_json)).assign.append(
-                scheduler_pb2.Assignment(
-                    spec=task.wire,  # type: ignore[arg-type]
-                    attempt=task.status.attempt,
-                    incarnation=task.status.incarnation,
-                    timeout_ms=timeout_for(task.spec, task.status, clock_ms),
-                )
-            )
+            message = self._filling(_ASSIGNMENT_BYTES + len(task.spec.input_json))
+            assignment = message.assign.add()
+            assignment.spec.CopyFrom(task.wire)  # type: ignore[arg-type]
+            assignment.attempt = task.status.attempt
+            assignment.incarnation = task.status.incarnation
+            assignment.timeout_ms = timeout_for(task.spec, task.status, clock_ms)
         only_acks = not (push.assign or push.cancel or push.drop or push.drain)
         patient = only_acks and not prompt and self._unsent + items <= MAX_PATIENT_ACKS
         message = self._filling(wake=not patient)
         for ref, wish in push.cancel:
-            message.cancel.append(
-                scheduler_pb2.CancelAttempt(ref=_ref(ref), wish=WISH_TO_PROTO[wish or Wish.CANCEL])
-            )
+            cancel = message.cancel.add(wish=WISH_TO_PROTO[wish or Wish.CANCEL])
+            _fill_ref(cancel.ref, ref)
         for ref, recorded in push.acks:
-            code = scheduler_pb2.ACK_CODE_RECORDED if recorded else scheduler_pb2.ACK_CODE_STALE
-            message.outcome_acks.append(scheduler_pb2.OutcomeAck(ref=_ref(ref), code=code))
+            ack = message.outcome_acks.add()
+            ack.code = scheduler_pb2.ACK_CODE_RECORDED if recorded else scheduler_pb2.ACK_CODE_STALE
+            _fill_ref(ack.ref, ref)
         for ref in push.drop:
-            message.drop.append(_ref(ref))
+            _fill_ref(message.drop.add(), ref)
         if push.drain:
             message.drain = True
         self._unsent += items
@@ -123,5 +121,7 @@ class Session:
         return message
 
 
-def _ref(ref: AttemptRef) -> scheduler_pb2.AttemptRef:
-    return scheduler_pb2.AttemptRef(task_id=ref.task_id, attempt=ref.attempt, tenant=ref.tenant)
+def _fill_ref(message: scheduler_pb2.AttemptRef, ref: AttemptRef) -> None:
+    message.task_id = ref.task_id
+    message.attempt = ref.attempt
+    message.tenant = ref.tenant

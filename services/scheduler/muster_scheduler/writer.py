@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -31,11 +31,11 @@ CALL_TIMEOUT_S = 5.0
 
 Answer = tuple[Write, Verdict, TaskStatus | None]
 
-_CREATED = {
+_CREATED: Mapping[int, Verdict] = {
     storage_pb2.CREATE_CODE_CREATED: Verdict.OK,
     storage_pb2.CREATE_CODE_EXISTS: Verdict.STALE,
 }
-_APPLIED = {
+_APPLIED: Mapping[int, Verdict] = {
     storage_pb2.APPLY_CODE_OK: Verdict.OK,
     storage_pb2.APPLY_CODE_STALE: Verdict.STALE,
     storage_pb2.APPLY_CODE_NOT_FOUND: Verdict.GONE,
@@ -112,43 +112,30 @@ class Writer:
             group.create_task(self._applies.run(), name="apply")
 
     async def _create(self, writes: list[Write]) -> None:
-        request = storage_pb2.CreateRequest(
-            term=self._term,
-            tasks=[
-                task_pb2.Task(
-                    spec=w.task.wire,  # type: ignore[arg-type]
-                    status=conversion.status_to_proto(w.status),
-                )
-                for w in writes
-            ],
-        )
+        request = storage_pb2.CreateRequest(term=self._term)
+        add = request.tasks.add
+        for write in writes:
+            task = add()
+            task.spec.CopyFrom(write.task.wire)  # type: ignore[arg-type]
+            conversion.fill_status(task.status, write.status)
         try:
             response = await self._call("Create", request)
         except InvalidInput as error:
             await self._one_by_one(writes, self._create, error)
             return
-        self._on_written(
-            [
-                (w, _CREATED[r.code], _standing(r.status, _CREATED[r.code]))
-                for w, r in zip(writes, response.results, strict=True)
-            ]
-        )
+        self._on_written(_answers(writes, response.results, _CREATED))
 
     async def _apply(self, writes: list[Write]) -> None:
-        request = storage_pb2.ApplyRequest(
-            term=self._term, transitions=[_transition(w) for w in writes]
-        )
+        request = storage_pb2.ApplyRequest(term=self._term)
+        add = request.transitions.add
+        for write in writes:
+            _fill_transition(add(), write)
         try:
             response = await self._call("Apply", request)
         except InvalidInput as error:
             await self._one_by_one(writes, self._apply, error)
             return
-        self._on_written(
-            [
-                (w, _APPLIED[r.code], _standing(r.status, _APPLIED[r.code]))
-                for w, r in zip(writes, response.results, strict=True)
-            ]
-        )
+        self._on_written(_answers(writes, response.results, _APPLIED))
 
     async def _one_by_one(
         self,
@@ -194,9 +181,18 @@ def _size_bytes(write: Write) -> int:
     return size if outcome is None else size + len(outcome.output_json) + len(outcome.error)
 
 
-def _standing(status: task_pb2.TaskStatus, verdict: Verdict) -> TaskStatus | None:
-    if verdict is not Verdict.STALE:
-        return None
+def _answers(
+    writes: list[Write], results: Iterable[Any], verdicts: Mapping[int, Verdict]
+) -> list[Answer]:
+    answers: list[Answer] = []
+    for write, result in zip(writes, results, strict=True):
+        verdict = verdicts[result.code]
+        standing = _standing(result.status) if verdict is Verdict.STALE else None
+        answers.append((write, verdict, standing))
+    return answers
+
+
+def _standing(status: task_pb2.TaskStatus) -> TaskStatus | None:
     try:
         return conversion.status_from_proto(status)
     except InvalidInput as error:
@@ -205,17 +201,15 @@ def _standing(status: task_pb2.TaskStatus, verdict: Verdict) -> TaskStatus | Non
         return None
 
 
-def _transition(write: Write) -> storage_pb2.Transition:
+def _fill_transition(message: storage_pb2.Transition, write: Write) -> None:
     assert write.expect is not None
     state, attempt = write.expect
-    message = storage_pb2.Transition(
-        tenant=write.task.spec.tenant,
-        id=write.task.id,
-        skill=write.task.spec.skill,
-        expect_state=conversion.TASK_STATE_TO_PROTO[state],
-        expect_attempt=attempt,
-        status=conversion.status_to_proto(write.status),
-    )
+    spec = write.task.spec
+    message.tenant = spec.tenant
+    message.id = spec.id
+    message.skill = spec.skill
+    message.expect_state = conversion.TASK_STATE_TO_PROTO[state]
+    message.expect_attempt = attempt
+    conversion.fill_status(message.status, write.status)
     if write.status.outcome is not None:
-        message.outcome.CopyFrom(conversion.outcome_to_proto(write.status.outcome))
-    return message
+        conversion.fill_outcome(message.outcome, write.status.outcome)

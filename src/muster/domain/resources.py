@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import Self
@@ -63,6 +63,8 @@ class ResourceVector:
     """
 
     pairs: tuple[tuple[str, int], ...] = ()
+    # Vectors are looked up far more often than they are made.
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         last = ""
@@ -70,6 +72,10 @@ class ResourceVector:
             assert name > last, f"{name!r} after {last!r} in a resource vector"
             assert amount > 0, f"{name}={amount} in a resource vector"
             last = name
+        object.__setattr__(self, "_hash", hash(self.pairs))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def of(cls, mapping: Mapping[str, int]) -> Self:

@@ -104,7 +104,8 @@ def _vector(amounts: tuple[tuple[str, int], ...]) -> ResourceVector:
 
 def vector_from_proto(amounts: Mapping[str, int]) -> ResourceVector:
     """A resource vector; raises InvalidInput on bad names and amounts."""
-    return _vector(tuple(amounts.items()))
+    # A protobuf map's own `items` costs three times as much.
+    return _vector(tuple([(name, amounts[name]) for name in amounts]))
 
 
 def spec_to_proto(spec: TaskSpec) -> task_pb2.TaskSpec:
@@ -164,17 +165,28 @@ def spec_from_proto(message: task_pb2.TaskSpec) -> TaskSpec:
 
 def outcome_to_proto(outcome: Outcome) -> task_pb2.Outcome:
     """An attempt's outcome for the wire."""
-    return task_pb2.Outcome(
-        kind=OUTCOME_KIND_TO_PROTO[outcome.kind],
-        output_json=outcome.output_json,
-        output_blob=outcome.output_blob,
-        output_bytes=outcome.output_bytes,
-        error=outcome.error,
-        error_kind=outcome.error_kind,
-        exit_code=outcome.exit_code,
-        started_at_ms=outcome.started_at_ms,
-        ended_at_ms=outcome.ended_at_ms,
-    )
+    message = task_pb2.Outcome()
+    fill_outcome(message, outcome)
+    return message
+
+
+def fill_outcome(message: task_pb2.Outcome, outcome: Outcome) -> None:
+    """Writes the outcome into an empty message."""
+    message.kind = OUTCOME_KIND_TO_PROTO[outcome.kind]
+    message.started_at_ms = outcome.started_at_ms
+    message.ended_at_ms = outcome.ended_at_ms
+    if outcome.output_json:
+        message.output_json = outcome.output_json
+    if outcome.output_blob:
+        message.output_blob = outcome.output_blob
+    if outcome.output_bytes:
+        message.output_bytes = outcome.output_bytes
+    if outcome.error:
+        message.error = outcome.error
+    if outcome.error_kind:
+        message.error_kind = outcome.error_kind
+    if outcome.exit_code is not None:
+        message.exit_code = outcome.exit_code
 
 
 def outcome_from_proto(message: task_pb2.Outcome) -> Outcome:
@@ -194,24 +206,41 @@ def outcome_from_proto(message: task_pb2.Outcome) -> Outcome:
 
 def status_to_proto(status: TaskStatus) -> task_pb2.TaskStatus:
     """A task's status for the wire, without its outcome, which travels beside it."""
-    return task_pb2.TaskStatus(
-        version=VERSION,
-        state=TASK_STATE_TO_PROTO[status.state],
-        attempt=status.attempt,
-        failures=status.failures,
-        agent_deaths=status.agent_deaths,
-        agent=status.agent,
-        incarnation=status.incarnation,
-        wish=WISH_TO_PROTO[status.wish],
-        created_clock_ms=status.created_clock_ms,
-        assigned_at_ms=status.assigned_at_ms,
-        started_at_ms=status.started_at_ms,
-        started_clock_ms=status.started_clock_ms,
-        ended_at_ms=status.ended_at_ms,
-        not_before_clock_ms=status.not_before_clock_ms,
-        avoid=status.avoid,
-        why=status.why,
-    )
+    message = task_pb2.TaskStatus()
+    fill_status(message, status)
+    return message
+
+
+def fill_status(message: task_pb2.TaskStatus, status: TaskStatus) -> None:
+    """Writes the status into an empty message: most fields of most statuses are unset, and each
+    that is set costs time on the way of every write."""
+    message.version = VERSION
+    message.state = TASK_STATE_TO_PROTO[status.state]
+    message.wish = WISH_TO_PROTO[status.wish]
+    message.created_clock_ms = status.created_clock_ms
+    message.attempt = status.attempt
+    if status.agent:
+        message.agent = status.agent
+    if status.incarnation:
+        message.incarnation = status.incarnation
+    if status.failures:
+        message.failures = status.failures
+    if status.agent_deaths:
+        message.agent_deaths = status.agent_deaths
+    if status.avoid:
+        message.avoid.extend(status.avoid)
+    if status.assigned_at_ms:
+        message.assigned_at_ms = status.assigned_at_ms
+    if status.started_at_ms:
+        message.started_at_ms = status.started_at_ms
+    if status.started_clock_ms:
+        message.started_clock_ms = status.started_clock_ms
+    if status.ended_at_ms:
+        message.ended_at_ms = status.ended_at_ms
+    if status.not_before_clock_ms:
+        message.not_before_clock_ms = status.not_before_clock_ms
+    if status.why:
+        message.why = status.why
 
 
 def status_from_proto(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from muster.domain.ids import TaskId, TenantId
 from muster_scheduler.core.records import OpenTask
@@ -91,8 +92,7 @@ class Line:
             heapq.heapify(self._late)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, eq=False):
     """A task taken from the queue to be placed, and the class to place it as."""
 
     task: OpenTask

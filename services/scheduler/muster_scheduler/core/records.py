@@ -76,6 +76,7 @@ class OpenTask:
         "ahead",
         "class_id",
         "effects",
+        "id",
         "plain_class_id",
         "queued",
         "row",
@@ -90,6 +91,8 @@ class OpenTask:
 
     def __init__(self, spec: TaskSpec, status: TaskStatus, wire: object, *, stored: bool) -> None:
         self.spec = spec
+        # Read so often that a property would be felt.
+        self.id: TaskId = spec.id
         self.status = status
         self.wire = wire
         self.stored = (status.state, status.attempt) if stored else None
@@ -102,11 +105,6 @@ class OpenTask:
         self.ahead = False
         self.write: Write | None = None
         self.effects: list[Effect] = []
-
-    @property
-    def id(self) -> TaskId:
-        """The task's id."""
-        return self.spec.id
 
     def ref(self) -> AttemptRef:
         """The present attempt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from numpy.random import Generator
 
@@ -24,7 +25,7 @@ from muster_scheduler.core.records import (
     OpenTask,
     Write,
 )
-from muster_scheduler.placement.classes import ClassTable, TaskClass
+from muster_scheduler.placement.classes import ClassTable
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable
 
@@ -90,19 +91,14 @@ class ClusterState:
     # ------------------------------------------------------------------ tasks
 
     def classify(self, task: OpenTask) -> None:
-        """Sets the task's placement class; rates are not held, so they do not exclude yet."""
+        """Sets the task's placement class."""
         spec = task.spec
-        demand = spec.resources.with_slot()
-        if any(kind_of(name) is ResourceKind.RATE for name in demand.names()):
-            kept = {n: a for n, a in demand.items() if kind_of(n) is not ResourceKind.RATE}
-            demand = ResourceVector.of(kept)
-        plain = TaskClass(spec.skill, demand, spec.constraints)
-        task.plain_class_id = task.class_id = self.classes.intern(plain)
+        demand = _held_demand(spec.resources)
+        plain = self.classes.id_of(spec.skill, demand, spec.constraints)
+        task.plain_class_id = task.class_id = plain
         if task.status.avoid:
             avoid = frozenset(task.status.avoid)
-            task.class_id = self.classes.intern(
-                TaskClass(spec.skill, demand, spec.constraints, avoid)
-            )
+            task.class_id = self.classes.id_of(spec.skill, demand, spec.constraints, avoid)
 
     def enqueue(self, task: OpenTask) -> None:
         """Lets a PENDING task wait for a place."""
@@ -210,6 +206,17 @@ class ClusterState:
         held = sum(len(a.tasks) for a in self.agents.values())
         running = sum(1 for a in self.agents.values() for t in a.tasks.values() if t.started)
         return {"queued": len(self.queue), "assigned": held - running, "running": running}
+
+
+# Tasks ask for few distinct vectors.
+@lru_cache(maxsize=4096)
+def _held_demand(resources: ResourceVector) -> ResourceVector:
+    """What a task holds until it ends; rates are not held, so they do not exclude yet."""
+    demand = resources.with_slot()
+    if any(kind_of(name) is ResourceKind.RATE for name in demand.names()):
+        kept = {n: a for n, a in demand.items() if kind_of(n) is not ResourceKind.RATE}
+        demand = ResourceVector.of(kept)
+    return demand
 
 
 def _why_not(agent: AgentEntry) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ AGENT_ID_LABEL = "agent.id"
 
 # Distinct pairs of skill and constraints whose rows are remembered: 5 MiB at 5,000 agents.
 _REMEMBERED_MASKS = 1024
+
+_Key: TypeAlias = tuple[str, ResourceVector, tuple[Constraint, ...], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class ClassTable:
     """Task classes by small integer. One table may serve any number of agent tables."""
 
     def __init__(self) -> None:
-        self._ids: dict[TaskClass, int] = {}
+        self._ids: dict[_Key, int] = {}
         self._entries: list[_Entry | None] = []
         self._free_ids: list[int] = []
         self._masks: dict[tuple[str, tuple[Constraint, ...]], _Mask] = {}
@@ -71,17 +74,30 @@ class ClassTable:
 
     def intern(self, task_class: TaskClass) -> int:
         """The class's id, the same for equal classes until it is forgotten."""
-        class_id = self._ids.get(task_class)
+        return self.id_of(
+            task_class.skill, task_class.demand, task_class.constraints, task_class.avoid
+        )
+
+    def id_of(
+        self,
+        skill: str,
+        demand: ResourceVector,
+        constraints: tuple[Constraint, ...] = (),
+        avoid: frozenset[str] = frozenset(),
+    ) -> int:
+        """As `intern`, of a class that is only built when it is new."""
+        key = (skill, demand, constraints, avoid)
+        class_id = self._ids.get(key)
         if class_id is not None:
             return class_id
-        entry = _Entry(task_class)
+        entry = _Entry(TaskClass(skill, demand, constraints, avoid))
         if self._free_ids:
             class_id = self._free_ids.pop()
             self._entries[class_id] = entry
         else:
             class_id = len(self._entries)
             self._entries.append(entry)
-        self._ids[task_class] = class_id
+        self._ids[key] = class_id
         return class_id
 
     def forget_all_but(self, in_use: Collection[int]) -> int:
@@ -92,7 +108,8 @@ class ClassTable:
         """
         unused = [i for i in self._ids.values() if i not in in_use]
         for class_id in unused:
-            del self._ids[self._entry(class_id).task_class]
+            gone = self._entry(class_id).task_class
+            del self._ids[(gone.skill, gone.demand, gone.constraints, gone.avoid)]
             self._entries[class_id] = None
             self._free_ids.append(class_id)
         return len(unused)

@@ -135,6 +135,14 @@ class Snapshot:
         )
 
 
+class _Due:
+    __slots__ = ("count", "demand_row")
+
+    def __init__(self, demand_row: IntArray, count: int) -> None:
+        self.demand_row = demand_row
+        self.count = count
+
+
 class AgentTable:
     """The scheduler's agents. Each change touches one row; `view` copies nothing.
 
@@ -162,6 +170,9 @@ class AgentTable:
         self._empty_rows: list[int] = []
         self._log = ChangeLog()
         self._view: Snapshot | None = None
+        # What was taken and given back since the arrays were brought up to date, by row and
+        # demand: a task costs a sum of two integers, an array is touched once per view.
+        self._due: dict[tuple[int, int], _Due] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -186,6 +197,7 @@ class AgentTable:
         """
         _check_health(agent_id, health)
         self._intern_all(capacity)
+        self._settle()
         row = self._rows.get(agent_id)
         if row is None:
             row = self._new_row(agent_id)
@@ -209,6 +221,7 @@ class AgentTable:
         Raises NotFound.
         """
         row = self.row_of(agent_id)
+        self._settle()
         del self._rows[agent_id]
         heapq.heappush(self._empty_rows, row)
         for amounts in (self._capacity, self._used, self._free):
@@ -260,21 +273,38 @@ class AgentTable:
         """
         assert row >= 0, "an unplaced task takes nothing"
         assert self._agent_ids[row], "a task was charged to a row without an agent"
-        columns = demand_row.shape[0]
-        self._used[:columns, row] += demand_row
-        self._free[:columns, row] -= demand_row
+        self._add(row, demand_row, 1)
 
     def give_back(self, row: int, demand_row: IntArray) -> None:
         """The opposite of `take`, once per taken task and with the same demand."""
         assert row >= 0, "an unplaced task gives nothing back"
-        columns = demand_row.shape[0]
-        used = self._used[:columns, row]
-        used -= demand_row
-        assert used.min() >= 0, "more was given back than had been taken"
-        self._free[:columns, row] += demand_row
+        self._add(row, demand_row, -1)
+
+    def _add(self, row: int, demand_row: IntArray, count: int) -> None:
+        due = self._due.get((row, id(demand_row)))
+        if due is None:
+            # Holding the array keeps its id from meaning another.
+            self._due[(row, id(demand_row))] = _Due(demand_row, count)
+        else:
+            due.count += count
+
+    def _settle(self) -> None:
+        """Brings the arrays up to date with what was taken and given back."""
+        if not self._due:
+            return
+        due, self._due = self._due, {}
+        for (row, _), sums in due.items():
+            if sums.count:
+                columns = sums.demand_row.shape[0]
+                amounts = sums.demand_row * sums.count
+                self._used[:columns, row] += amounts
+                self._free[:columns, row] -= amounts
+        for row in {row for row, _ in due}:
+            assert self._used[:, row].min() >= 0, "more was given back than had been taken"
 
     def view(self) -> Snapshot:
         """The table as it is now; see Snapshot for how long that holds."""
+        self._settle()
         view = self._view
         if view is not None:
             return view

@@ -15,6 +15,7 @@ from muster.domain.ids import (
     parse_idempotency_key,
     parse_skill_name,
     parse_task_id,
+    task_time_ms,
 )
 from muster.domain.task_lifecycle import TaskState
 from muster.rpc.clock import wall_ms
@@ -226,10 +227,12 @@ async def logs(call: Call) -> Response:
 
 
 async def task_events(call: Call) -> Response:
-    known_queries(call.request, "after")
+    known_queries(call.request, "after", "from_start")
     ident, tenant, reader = task_id_of(call), call.tenant, call.gateway.reader
     after = sse.last_event_id(call.request)
-    await reader.get(tenant, ident)
+    task = await reader.get(tenant, ident)
+    if not after and flag_of(call.request, "from_start"):
+        after = sse.event_id_at(task.spec.submitted_at_ms or task_time_ms(ident))
 
     def accept(event: storage_pb2.Event) -> bool:
         return event.task_id == ident and event.tenant == tenant and event.kind in _TASK_EVENTS
@@ -392,6 +395,7 @@ ROUTES: tuple[Route, ...] = (
         queries=(
             Query("Last-Event-ID", "Go on after this event.", where="header"),
             Query("after", "The same for clients that cannot set headers."),
+            Query("from_start", "1: first what has happened since it was submitted.", "1"),
         ),
         problems=(404, 422, 429),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 import uuid
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.oracle.books import ENDED_STATES, Change, Mark, Record
+from benchmarks.oracle.books import Change, Mark, Record
 from benchmarks.oracle.checker import Expectation, Verdict, check
 from benchmarks.oracle.cluster import Cluster, fenced, until
 from benchmarks.oracle.load import LABEL, Load, Shape
@@ -30,14 +29,16 @@ class Strike:
     """What a fault did and saw. Times are CLOCK_MONOTONIC seconds.
 
     `struck_s`: when it began; `healed_s`: when its cause was gone (the same for a kill).
-    `problems`: what had to hold and did not. `notes`: further figures of this run.
+    `victims`: executions that were killed one by one: when, task, attempt. `problems`: what had
+    to hold and did not. `notes`: further figures of this run.
     """
 
     struck_s: float
     healed_s: float = 0.0
-    expectation: Expectation = Expectation()
+    expectation: Expectation = field(default_factory=Expectation)
     detections_s: list[float] = field(default_factory=list)
     recoveries_s: list[float] = field(default_factory=list)
+    victims: list[tuple[float, str, int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -126,13 +127,34 @@ class Scene:
         return float(until(look, "a task sent after the fault", within_s))
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the catalogue demands besides balanced books; seconds, of the 99th percentile."""
+
+    detection_s: float = 0.0
+    recovery_s: float = 0.0
+    also: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.also] if self.also else []
+        if self.detection_s:
+            parts.append(f"detection ≤ {self.detection_s:g} s")
+        if self.recovery_s:
+            parts.append(f"recovery ≤ {self.recovery_s:g} s")
+        return ", ".join(parts)
+
+
 class Fault(Protocol):
     """One line of the catalogue."""
 
-    number: str
-    name: str
-    demands: str
-    proxied: bool
+    @property
+    def number(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def proxied(self) -> bool: ...
 
     def shape(self, tasks: int, short: bool) -> Shape: ...
     def strike(self, scene: Scene) -> Strike: ...
@@ -259,12 +281,3 @@ def _run(
         problems=strike.problems,
         notes=strike.notes,
     )
-
-
-def ended(records: dict[str, Record]) -> int:
-    return sum(record.state in ENDED_STATES for record in records.values())
-
-
-def as_line(run: Run) -> str:
-    """One JSON line."""
-    return json.dumps(run.as_dict())

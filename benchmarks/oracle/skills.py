@@ -25,14 +25,14 @@ def _mark(side: str, task: str, attempt: int, phase: str, token: str) -> None:
         os.close(fd)
 
 
-def _token() -> str:
-    return os.urandom(8).hex()
+def _token(skill: str) -> str:
+    return f"{skill}-{os.urandom(8).hex()}"
 
 
 @skill
 def work(n: int, ms: float, side: str, ctx: Context) -> dict[str, Any]:
     """Sleeps in a process of its own."""
-    token = _token()
+    token = _token("work")
     _mark(side, ctx.task_id, ctx.attempt, "begin", token)
     time.sleep(ms / 1000)
     _mark(side, ctx.task_id, ctx.attempt, "end", token)
@@ -42,7 +42,7 @@ def work(n: int, ms: float, side: str, ctx: Context) -> dict[str, Any]:
 @skill
 async def wait(n: int, ms: float, side: str, ctx: AsyncContext) -> dict[str, Any]:
     """Sleeps beside others in one process."""
-    token = _token()
+    token = _token("wait")
     _mark(side, ctx.task_id, ctx.attempt, "begin", token)
     await asyncio.sleep(ms / 1000)
     _mark(side, ctx.task_id, ctx.attempt, "end", token)
@@ -52,7 +52,7 @@ async def wait(n: int, ms: float, side: str, ctx: AsyncContext) -> dict[str, Any
 @skill
 def brood(n: int, ms: float, side: str, ctx: Context) -> dict[str, Any]:
     """Sleeps while a child process sleeps far longer."""
-    token = _token()
+    token = _token("brood")
     _mark(side, ctx.task_id, ctx.attempt, "begin", token)
     os.posix_spawn("/bin/sleep", ["sleep", "300"], {"PATH": "/bin:/usr/bin"})
     time.sleep(ms / 1000)

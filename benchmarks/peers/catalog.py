@@ -45,6 +45,8 @@ _WORKERS = (Case("workers", ""),)
 # The timeout after which a dead worker's tasks are given out again: as it comes, and as short as
 # half-second tasks allow with a wide margin.
 DEFAULTS, SHORT = "defaults", "short"
+# taskiq looks for a dead worker's tasks only after it has fetched new ones.
+SHORT_BUSY = "short, busy"
 
 PEERS = (
     Peer(
@@ -102,6 +104,7 @@ PEERS = (
         cases=(
             Case(DEFAULTS, "idle_timeout 10 min, the default"),
             Case(SHORT, "idle_timeout=15 s, unacknowledged_lock_timeout=15 s"),
+            Case(SHORT_BUSY, "the same, and a no-op is submitted every second"),
         ),
         kept="in Redis",
         settings="RedisStreamBroker, acknowledged when saved (default), uvloop; 2 processes of "

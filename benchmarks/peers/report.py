@@ -108,9 +108,9 @@ def _kill_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         f"### `kill -9` of the workers in the middle of {naps} tasks of {nap_s:g} s",
         f"{document['workers']} workers of one task at a time; undisturbed this "
         f"takes {naps * nap_s / document['workers']:g} s. Killed {kill_s:g} s after the "
-        "submission; where nothing else starts workers again, the driver does at once. Results that came within "
-        f"{give_up_s:g} s of the submission, when the last of them came, and how often a task was "
-        "begun in all.",
+        "submission; where nothing else starts workers again, the driver does at once. Results "
+        f"that came within {give_up_s:g} s of the submission, when the last of them came, and "
+        "how often a task was begun in all.",
         _table(head, body, right=3),
     ]
 

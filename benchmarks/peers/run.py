@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.measured_cluster import describe_machine
-from benchmarks.peers.catalog import PEERS, Peer, chosen
+from benchmarks.peers.catalog import DEFAULTS, PEERS, Peer, chosen
 from benchmarks.peers.driven import DriverFailed, adopt_orphans, drive
 from benchmarks.peers.drivers import measuring
 from benchmarks.peers.environments import InstallFailed, default_cache, python_of
@@ -107,12 +107,10 @@ def _measure(peer: Peer, options: argparse.Namespace, folder: Path) -> list[Row]
             row["failures"] = {"speed": f"not installed: {error}"}
         return rows
     for row in rows if speed else ():
-        for number in range(options.runs):
-            _attempt(peer, row, python, folder, options, kind="speed", case="defaults")
-            print(f"{peer.name} {row['variant']} run {number + 1}: {_last(row)}", file=sys.stderr)
+        for _ in range(options.runs):
+            _attempt(peer, row, python, folder, options, kind="speed", case=DEFAULTS)
     for case in peer.cases if kill else ():
         _attempt(peer, rows[-1], python, folder, options, kind="kill", case=case.name)
-        print(f"{peer.name} killed, {case.name}: {_last(rows[-1])}", file=sys.stderr)
     return rows
 
 
@@ -126,6 +124,7 @@ def _attempt(
     kind: str,
     case: str,
 ) -> None:
+    part = "speed" if kind == "speed" else case
     job: dict[str, Any] = {
         "kind": kind,
         "case": case,
@@ -136,16 +135,17 @@ def _attempt(
     try:
         measured = drive(peer, row["variant"], python, job, folder)
     except DriverFailed as error:
-        row["failures"]["speed" if kind == "speed" else case] = str(error)
+        row["failures"][part] = str(error)
+        _say(row, part, f"failed: {error}")
         return
     if kind == "kill":
         measured |= {"case": case, "naps": measuring.NAPS}
     note(row, kind, measured)
+    _say(row, part, json.dumps(row[kind][-1]))
 
 
-def _last(row: Row) -> str:
-    runs = row["failures"] or (row["speed"] + row["kill"])[-1:]
-    return json.dumps(runs)
+def _say(row: Row, part: str, what: str) -> None:
+    print(f"{row['peer']} {row['variant']} {part}: {what}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -232,7 +232,8 @@ async def task_events(call: Call) -> Response:
     after = sse.last_event_id(call.request)
     task = await reader.get(tenant, ident)
     if not after and flag_of(call.request, "from_start"):
-        after = sse.event_id_at(task.spec.submitted_at_ms or task_time_ms(ident))
+        submitted_ms = task.spec.submitted_at_ms or task_time_ms(ident)
+        after = call.gateway.feed.positions.before(submitted_ms)
 
     def accept(event: storage_pb2.Event) -> bool:
         return event.task_id == ident and event.tenant == tenant and event.kind in _TASK_EVENTS
@@ -395,7 +396,11 @@ ROUTES: tuple[Route, ...] = (
         queries=(
             Query("Last-Event-ID", "Go on after this event.", where="header"),
             Query("after", "The same for clients that cannot set headers."),
-            Query("from_start", "1: first what has happened since it was submitted.", "1"),
+            Query(
+                "from_start",
+                "1: first what happened since it was submitted, up to ten minutes.",
+                "1",
+            ),
         ),
         problems=(404, 422, 429),
     ),

@@ -17,8 +17,6 @@ MEDIA_TYPE: Final = "text/event-stream"
 # Proxies cut a connection that is silent for 30 to 60 s.
 HEARTBEAT_S: Final = 15.0
 HEARTBEAT: Final = b": still here\n\n"
-# Clocks of machines that keep them in step.
-_CLOCKS_DIFFER_MS: Final = 1_000
 # Comes first, so that headers go out and clients reconnect soon.
 OPENING: Final = b"retry: 1000\n\n"
 
@@ -48,14 +46,6 @@ def last_event_id(request: Request) -> str:
     return parse_event_id(text) if text else ""
 
 
-def event_id_at(at_ms: int) -> str:
-    """A position shortly before what was recorded from `at_ms` (unix) on.
-
-    Ids are Redis' clock, times are other machines': what lies between is filtered out again.
-    """
-    return f"{max(0, at_ms - _CLOCKS_DIFFER_MS)}-0"
-
-
 async def event_stream(
     feed: TailFeed,
     accept: Callable[[storage_pb2.Event], bool],
@@ -74,7 +64,7 @@ async def event_stream(
         yield OPENING
         await subscription.settle()
         if subscription.joined_at:
-            # A position of the future (of another clock, or a lost log) must hide nothing new.
+            # A position of the future (the log has lost its end) must hide nothing new.
             reached = min(reached, position(subscription.joined_at))
         try:
             async for part in _parts(feed, subscription, after, opening):

@@ -14,8 +14,10 @@ import structlog
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
 from muster.domain.errors import InvalidInput, MusterError, Overloaded, Unavailable
 from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.clock import wall_ms
 from muster.rpc.status import rpc_errors
 from muster_gateway.metrics import SUBSCRIBERS
+from muster_gateway.positions import Positions
 from muster_gateway.watching import WatchBoard
 
 _LOG = structlog.get_logger("muster.gateway.tail")
@@ -137,6 +139,7 @@ class TailFeed:
         self._board = board
         self._subscriptions: set[Subscription] = set()
         self.last_id = ""
+        self.positions = Positions()
         # Events come in as they happen; false from a break until the first message after it.
         self.live = False
         # The gateway goes down: nobody should go on waiting.
@@ -291,6 +294,7 @@ class TailFeed:
                     subscription.push(event)
         if response.last_id:
             self.last_id = response.last_id
+            self.positions.note(wall_ms(), response.last_id)
         if response.gap:
             _LOG.warning("events were trimmed before they were read")
             for subscription in tuple(self._subscriptions):

@@ -99,13 +99,12 @@ class _Seen:
         return Partial(event.partial, event.partial_index, event.attempt)
 
     def rest(self, result: Any, attempt: int) -> list[Partial]:
-        """What came too late to be sent, where the result is the list of all yields."""
-        last = self._index
-        if attempt != self._attempt or last < 0 or not isinstance(result, list):
+        """What came too late to be sent, as far as the result tells: the list of all yields."""
+        if not isinstance(result, list) or (self._index >= 0 and attempt != self._attempt):
             return []
-        if len(result) <= last or result[last] != self._value:
+        if self._index >= 0 and (len(result) <= self._index or result[self._index] != self._value):
             return []
-        return [Partial(result[i], i, attempt) for i in range(last + 1, len(result))]
+        return [Partial(result[i], i, attempt) for i in range(self._index + 1, len(result))]
 
 
 def stream(settings: Settings, ident: str, timeout_s: float | None) -> Op[None]:

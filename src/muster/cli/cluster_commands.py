@@ -1,4 +1,4 @@
-"""Commands on the whole cluster: `status`, `events`."""
+"""Commands on the whole cluster: `status`, `events`, `env`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
     app.command()(status)
     app.command()(events)
+    app.command()(env)
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -51,6 +52,19 @@ def _counts(by_state: dict[str, Any] | None, empty: str) -> str:
     if by_state is None:
         return "unknown"
     return ", ".join(f"{n} {state}" for state, n in by_state.items() if n) or empty
+
+
+def env(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Print the cluster's URL and key for a shell: eval "$(muster env)"; then use curl."""
+    from shlex import quote  # noqa: PLC0415
+
+    session: Session = ctx.obj
+    target = session.target
+    if as_json:
+        session.print_json({"url": target.url, "api_key": target.api_key})
+    else:
+        print(f"export MUSTER_URL={quote(target.url)}")
+        print(f"export MUSTER_API_KEY={quote(target.api_key)}")
 
 
 def events(

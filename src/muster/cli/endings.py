@@ -8,21 +8,34 @@ from typing import Any
 import typer
 
 from muster.cli.failure import EXIT_FAILED
-from muster.cli.rest import Rest
 from muster.cli.session import Session
 from muster.cli.show import reason, result_text
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "DEAD"})
-# Of one long-poll; then it is asked again.
+# Of one long-poll; then it is asked again. After the first one a person wants to know why.
+_FIRST_WAIT = "2s"
 _WAIT = "60s"
 
 
-def await_end(rest: Rest, path: str) -> dict[str, Any]:
-    """What lies at `path` (a task, or its result) once it has ended. Waits without limit."""
+def await_end(session: Session, ident: str, *, only_result: bool = False) -> dict[str, Any]:
+    """The task, or its result alone, once it has ended; `ident` is a segment of a path.
+
+    Waits without limit, and says on stderr why the task waits whenever that changes.
+    """
+    task = f"/v1/tasks/{ident}"
+    wait, said = _FIRST_WAIT, ""
     while True:
-        found: dict[str, Any] = rest.get(path, {"wait": _WAIT})
+        found: dict[str, Any] = session.rest.get(
+            f"{task}/result" if only_result else task, {"wait": wait}
+        )
         if found["state"] in ENDED:
             return found
+        wait = _WAIT
+        if found["state"] == "PENDING":
+            why = reason(session.rest.get(task) if only_result else found)
+            if why and why != said:
+                session.note(f"task {found['id']} waits: {why}")
+                said = why
 
 
 def print_ending(session: Session, task: dict[str, Any], *, as_json: bool) -> None:

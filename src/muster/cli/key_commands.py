@@ -1,4 +1,4 @@
-"""Commands on API keys: `keys create`, `keys list`, `keys revoke`."""
+"""Commands on API keys: `keys create`, `keys list`, `keys revoke`, `keys generate`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     keys.command("create")(create)
     keys.command("list")(list_keys)
     keys.command("revoke")(revoke)
+    keys.command("generate")(generate)
     app.add_typer(keys, name="keys")
 
 
@@ -65,6 +66,16 @@ def list_keys(ctx: typer.Context, as_json: AsJson = False) -> None:
         ),
         empty="no keys",
     )
+
+
+def generate() -> None:
+    """Print a new key of the form that a gateway's MUSTER_BOOTSTRAP_KEY_FILE holds.
+
+    Nothing is registered: the gateway that starts with the file makes it an admin's key.
+    """
+    from muster.local.state import new_api_key  # noqa: PLC0415
+
+    print(new_api_key())
 
 
 def revoke(

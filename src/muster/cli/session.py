@@ -45,6 +45,11 @@ class Session:
             )
         return self._rest
 
+    @property
+    def target(self) -> Profile:
+        """The cluster's URL and key. Raises Failure when none is known."""
+        return self._target()
+
     def close(self) -> None:
         if self._rest is not None:
             self._rest.close()

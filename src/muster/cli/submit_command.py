@@ -44,6 +44,9 @@ def submit(
     memory: Annotated[str | None, Option(help="E.g. 256Mi.")] = None,
     network: Annotated[str | None, Option(help="In bit/s, e.g. 10M.")] = None,
     gpu: Annotated[str | None, Option(help="E.g. 1, or 0.5.")] = None,
+    resource: Annotated[
+        list[str] | None, Option(help="Any other, NAME=AMOUNT, e.g. slots=2 (repeatable).")
+    ] = None,
     label: Annotated[list[str] | None, Option(help="KEY=VALUE (repeatable).")] = None,
     constraint: Annotated[
         list[str] | None, Option(help="On agents' labels, e.g. zone==a (repeatable).")
@@ -51,9 +54,11 @@ def submit(
     priority: Annotated[int | None, Option(help="0 to 100, higher first (default 50).")] = None,
     timeout: Annotated[str | None, Option(help="Of one attempt, e.g. 60s.")] = None,
     start_deadline: Annotated[str | None, Option(help="It must have started by, e.g. 10m.")] = None,
+    total_deadline: Annotated[str | None, Option(help="It must have ended by, e.g. 1h.")] = None,
     max_attempts: Annotated[int | None, Option(help="1 to 100 (default 3).")] = None,
     on_disconnect: Annotated[str | None, Option(help="keep (default) or stop.")] = None,
     estimate: Annotated[str | None, Option(help="How long it will run, e.g. 2s.")] = None,
+    lifetime: Annotated[str | None, Option(help="finite (default) or service.")] = None,
     idempotency_key: Annotated[
         str | None, Option(help="The same key submits the same tasks only once.")
     ] = None,
@@ -69,14 +74,17 @@ def submit(
         memory=memory,
         network=network,
         gpu=gpu,
+        resources=tuple(resource or ()),
         labels=tuple(label or ()),
         constraints=tuple(constraint or ()),
         priority=priority,
         timeout=timeout,
         start_deadline=start_deadline,
+        total_deadline=total_deadline,
         max_attempts=max_attempts,
         on_disconnect=on_disconnect,
         estimate=estimate,
+        lifetime=lifetime,
     ).fields()
     if skill is not None:
         fields["skill"] = skill
@@ -99,9 +107,7 @@ def _submit_one(
 
     accepted = session.rest.post("/v1/tasks", task, key=key)
     if wait:
-        print_ending(
-            session, await_end(session.rest, f"/v1/tasks/{accepted['id']}"), as_json=as_json
-        )
+        print_ending(session, await_end(session, accepted["id"]), as_json=as_json)
     elif as_json:
         session.print_json(accepted)
     else:

@@ -29,41 +29,48 @@ class TaskOptions:
     memory: str | None = None
     network: str | None = None
     gpu: str | None = None
+    resources: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     priority: int | None = None
     timeout: str | None = None
     start_deadline: str | None = None
+    total_deadline: str | None = None
     max_attempts: int | None = None
     on_disconnect: str | None = None
     estimate: str | None = None
+    lifetime: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """Those that were given, as fields of a task. Raises Failure."""
         resources = {"cpu": self.cpu, "memory": self.memory, "network": self.network}
         resources |= {"gpu": self.gpu}
+        named = dict(_pair(text, "--resource", "NAME=AMOUNT") for text in self.resources)
         given = {
-            "resources": {name: text for name, text in resources.items() if text is not None},
-            "labels": dict(_label(text) for text in self.labels),
+            "resources": {name: text for name, text in resources.items() if text is not None}
+            | named,
+            "labels": dict(_pair(text, "--label", "KEY=VALUE") for text in self.labels),
             "constraints": [parse_constraint(text) for text in self.constraints],
         }
         plain = {
             "priority": self.priority,
             "timeout": self.timeout,
             "start_deadline": self.start_deadline,
+            "total_deadline": self.total_deadline,
             "max_attempts": self.max_attempts,
             "on_disconnect": self.on_disconnect,
             "estimate": self.estimate,
+            "lifetime": self.lifetime,
         }
         return {name: value for name, value in given.items() if value} | {
             name: value for name, value in plain.items() if value is not None
         }
 
 
-def _label(text: str) -> tuple[str, str]:
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise Failure(f"--label {text!r} is not accepted; it reads KEY=VALUE", EXIT_USAGE)
+        raise Failure(f"{option} {text!r} is not accepted; it reads {form}", EXIT_USAGE)
     return key, value
 
 

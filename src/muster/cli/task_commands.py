@@ -154,8 +154,11 @@ def result(
     from muster.cli.endings import ENDED, await_end, print_ending  # noqa: PLC0415
 
     session: Session = ctx.obj
-    path = f"/v1/tasks/{_segment(ident)}/result"
-    ending = await_end(session.rest, path) if wait else session.rest.get(path)
+    segment = _segment(ident)
+    if wait:
+        ending = await_end(session, segment, only_result=True)
+    else:
+        ending = session.rest.get(f"/v1/tasks/{segment}/result")
     if ending["state"] not in ENDED and not as_json:
         raise Failure(f"task {ident} is {ending['state']}; --wait waits for its end")
     print_ending(session, ending, as_json=as_json)

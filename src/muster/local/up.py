@@ -37,6 +37,8 @@ _PREDECESSOR_S = 3.0
 # Another program may take a chosen port before our child does; thrice in a row is no accident.
 _PORT_CHOICES = 3
 _random = random.SystemRandom()
+_FIRST_STEP = 'Try  muster submit echo --input \'{"hello": "world"}\' --wait'
+_NO_AGENTS = "Tasks are accepted, and wait until there is an agent: `muster up --agents 1`."
 
 
 def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -196,7 +198,7 @@ def _tell(sentence: str) -> None:
 
 def _say_starting(options: UpOptions) -> None:
     if sys.stderr.isatty() and not options.as_json:
-        parts = f"etcd, Redis, five services and {options.agents} agents"
+        parts = f"etcd, Redis, five services and {_agents(options.agents)}"
         print(f"Starting {parts} …", file=sys.stderr, flush=True)
 
 
@@ -213,13 +215,17 @@ def _ready_text(options: UpOptions, ready: Ready, started_s: float) -> str:
     key = ready.api_key if ready.new_key else f"in {ready.state_dir}/admin.key"
     took_s = time.monotonic() - started_s
     return (
-        f"Muster is ready: {ready.url} ({options.agents} agents, {took_s:.1f} s)\n"
+        f"Muster is ready: {ready.url} ({_agents(options.agents)}, {took_s:.1f} s)\n"
         f"  API key  {key}\n"
         f"  logs     {ready.log_dir}\n"
         f"  state    {ready.state_dir}\n"
-        'Try  muster submit echo --input \'{"hello": "world"}\' --wait\n'
+        f"{_FIRST_STEP if options.agents else _NO_AGENTS}\n"
         f"{'`muster down` ends it.' if options.detach else 'Ctrl-C ends it.'}"
     )
+
+
+def _agents(number: int) -> str:
+    return f"{number} agent" + ("" if number == 1 else "s")
 
 
 def _detached(options: UpOptions, environ: Mapping[str, str], started_s: float) -> int:

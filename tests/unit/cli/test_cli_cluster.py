@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -173,3 +174,10 @@ def test_keys_are_listed_and_revoked(muster: Muster) -> None:
     assert muster("keys", "revoke", "ab12", "--json").json is None
     muster.on("DELETE /v1/keys/zz", problem(404, "there is no key 'zz'"))
     assert muster("keys", "revoke", "zz").code == 1
+
+
+def test_keys_are_generated_without_a_cluster(muster: Muster) -> None:
+    first, second = muster("keys", "generate"), muster("keys", "generate")
+    assert first.out != second.out
+    assert re.fullmatch(r"mst_[0-9a-f]{12}_[0-9a-f]{64}\n", first.out)
+    assert muster.requests == []

@@ -14,7 +14,18 @@ from muster.cli.task_body import batches, parse_constraint
 
 COMMANDS = (
     *("up", "down", "status", "submit", "tasks", "task", "result", "cancel", "logs", "explain"),
-    *("agents", "agent", "cordon", "uncordon", "drain", "restart", "events", "keys", "service"),
+    *(
+        "agents",
+        "agent",
+        "cordon",
+        "uncordon",
+        "drain",
+        "restart",
+        "events",
+        "env",
+        "keys",
+        "service",
+    ),
 )
 
 

@@ -163,3 +163,15 @@ def test_a_damaged_profile_is_one_sentence(
     Path(environ["MUSTER_PROFILE"]).write_text(json.dumps(["no"]))
     assert status(environ, Seen()) == 1
     assert "muster up" in capsys.readouterr().err
+
+
+def test_env_is_what_a_shell_needs(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(Profile("http://127.0.0.1:7", "mst_p_q", ""), environ)
+    assert run(["env"], environ) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["export MUSTER_URL=http://127.0.0.1:7", "export MUSTER_API_KEY=mst_p_q"]
+    assert run(["env", "--json"], environ) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"url": "http://127.0.0.1:7", "api_key": "mst_p_q"}

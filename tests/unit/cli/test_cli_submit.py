@@ -43,12 +43,21 @@ def test_every_option_reaches_the_task(muster: Muster) -> None:
         *("--label", "team=docs", "--label", "x=a=b", "--constraint", "zone in a, b"),
         *("--constraint", "disk==ssd", "--priority", "70", "--timeout", "60s"),
         *("--start-deadline", "10m", "--max-attempts", "2", "--on-disconnect", "stop"),
-        *("--estimate", "2s", "--idempotency-key", "order-1"),
+        *("--estimate", "2s", "--idempotency-key", "order-1", "--resource", "slots=2"),
+        *("--resource", "tokens_per_minute=90000", "--total-deadline", "1h"),
+        *("--lifetime", "service"),
     )
     assert ran.code == 0
     assert muster.sent() == {
         "skill": "work",
-        "resources": {"cpu": "500m", "memory": "1Gi", "network": "10M", "gpu": "0.5"},
+        "resources": {
+            "cpu": "500m",
+            "memory": "1Gi",
+            "network": "10M",
+            "gpu": "0.5",
+            "slots": "2",
+            "tokens_per_minute": "90000",
+        },
         "labels": {"team": "docs", "x": "a=b"},
         "constraints": [
             {"key": "zone", "op": "in", "values": ["a", "b"]},
@@ -57,6 +66,8 @@ def test_every_option_reaches_the_task(muster: Muster) -> None:
         "priority": 70,
         "timeout": "60s",
         "start_deadline": "10m",
+        "total_deadline": "1h",
+        "lifetime": "service",
         "max_attempts": 2,
         "on_disconnect": "stop",
         "estimate": "2s",
@@ -114,7 +125,7 @@ def test_wait_prints_the_result(muster: Muster) -> None:
     )
     ran = muster("submit", "echo", "--wait")
     assert (ran.code, json.loads(ran.out)) == (0, {"ü": 1})
-    assert muster.requests[1].url.params["wait"] == "60s"
+    assert muster.requests[1].url.params["wait"] == "2s"
     assert len(muster.requests) == 3
 
 

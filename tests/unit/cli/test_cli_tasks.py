@@ -125,7 +125,7 @@ def test_result_of_an_open_task_fails_without_wait(muster: Muster) -> None:
 def test_result_waits(muster: Muster) -> None:
     muster.on(
         f"GET /v1/tasks/{TASK_ID}/result",
-        answer(a_task("PENDING"), 202),
+        answer(a_task("RUNNING"), 202),
         answer(a_task(result=None)),
     )
     ran = muster("result", TASK_ID, "--wait")

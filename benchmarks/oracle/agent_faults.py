@@ -22,6 +22,8 @@ AGENT_TTL_S = 10.0
 # An embedded agent has 3 s to drain.
 DRAIN_S = 3.0
 POISON_DEATHS = 3
+# An execution that began so lately runs on while its process is looked up.
+FRESH_S = 0.02
 _END_WITHIN_S = 90.0
 
 
@@ -134,46 +136,20 @@ class RunnerKilled(AgentFault):
     def strike(self, scene: Scene) -> Strike:
         scene.await_moment(latest=0.3)
         strike = Strike(time.monotonic())
+        supervisors = {scene.cluster.pid(ident): ident for ident in scene.cluster.agent_ids}
         harmed: set[str] = set()
         kinds = ("work", "wait") if scene.short else ("work", "wait", "work", "work")
         for kind in kinds:
-            mark = self._victim(scene, kind, strike)
-            harmed |= {
-                ident
-                for ident in scene.cluster.agent_ids
-                if any(p.pid == mark.pid for p in scene.cluster.tree(ident))
-            }
-            strike.victims.append((time.monotonic(), mark.task, mark.attempt))
-            with suppress(ProcessLookupError):
-                os.kill(mark.pid, signal.SIGKILL)
+            harmed.add(_kill_one(scene, kind, supervisors, strike))
             time.sleep(0.05)
         strike.healed_s = time.monotonic()
         strike.expectation = Expectation(frozenset(harmed), failures=len(strike.victims))
         return strike
 
-    def _victim(self, scene: Scene, kind: str, strike: Strike) -> Mark:
-        """A running execution of the kind, whose process was not killed yet."""
-        dead = {task for _, task, _ in strike.victims}
-
-        def find() -> Mark | None:
-            running = [
-                mark
-                for mark in scene.load.side.running().values()
-                if mark.token.startswith(kind)
-                and mark.task not in dead
-                # One that began before an earlier kill may be gone with its process.
-                and (not strike.victims or mark.at_s > strike.victims[-1][0])
-                and psutil.pid_exists(mark.pid)
-            ]
-            return scene.chance.choice(running) if running else None
-
-        found: Mark = until(find, f"a running {kind} task", BACK_WITHIN_S)
-        return found
-
-    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
         """Detection: until the task is taken from its attempt; recovery: until it runs again."""
         done = {(m.task, m.attempt) for m in books.marks if m.phase == "end"}
-        least = sum(("x", 0) != key and key not in done for key in self._sync(strike, books))
+        least = sum(key not in done for key in _alone(strike, books))
         charged = sum(record.failures for record in books.records.values())
         strike.demand(charged >= least, f"{least} attempts died, {charged} were charged")
         for at_s, task, attempt in strike.victims:
@@ -195,14 +171,35 @@ class RunnerKilled(AgentFault):
             lives = event.agent_state not in ("DOWN", "RESTARTING", "JOINING", "LEFT")
             strike.demand(lives, f"{event.agent} became {event.agent_state}")
 
-    def _sync(self, strike: Strike, books: Books) -> list[tuple[str, int]]:
-        """The killed executions that had a process of their own."""
-        tokens = {(m.task, m.attempt): m.token for m in books.marks}
-        return [
-            (task, attempt)
-            for _, task, attempt in strike.victims
-            if tokens[task, attempt].startswith("work")
-        ]
+
+def _alone(strike: Strike, books: Books) -> list[tuple[str, int]]:
+    """The killed executions that had a process of their own."""
+    tokens = {(m.task, m.attempt): m.token for m in books.marks}
+    return [
+        (task, attempt)
+        for _, task, attempt in strike.victims
+        if tokens[task, attempt].startswith("work")
+    ]
+
+
+def _kill_one(scene: Scene, kind: str, supervisors: dict[int, str], strike: Strike) -> str:
+    """Kills the process of an execution that has just begun; gives its agent."""
+
+    def find() -> tuple[Mark, str] | None:
+        for mark in scene.load.side.running().values():
+            if not mark.token.startswith(kind) or time.monotonic() - mark.at_s > FRESH_S:
+                continue
+            with suppress(psutil.NoSuchProcess):
+                for parent in psutil.Process(mark.pid).parents():
+                    if parent.pid in supervisors:
+                        return mark, supervisors[parent.pid]
+        return None
+
+    mark, ident = until(find, f"a {kind} task that has just begun", BACK_WITHIN_S)
+    strike.victims.append((time.monotonic(), mark.task, mark.attempt))
+    with suppress(ProcessLookupError):
+        os.kill(mark.pid, signal.SIGKILL)
+    return str(ident)
 
 
 class AgentPaused(AgentFault):
@@ -242,7 +239,7 @@ class AgentPaused(AgentFault):
         strike.healed_s = time.monotonic()
         return strike
 
-    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
         for agent in strike.expectation.harmed:
             seen = books.first_agent_change(agent, ("DOWN",), strike.struck_s)
             strike.demand(seen is not None, f"{agent} was not given up")
@@ -285,7 +282,7 @@ class Poison(AgentFault):
         strike.healed_s = time.monotonic()
         return strike
 
-    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
         """Detection: from its submission until it is DEAD; recovery: others, until they ran
         again."""
         harmed: set[str] = set()

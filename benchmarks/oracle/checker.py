@@ -146,8 +146,8 @@ def _check_stale(
     verdict: Verdict,
 ) -> None:
     tokens = {(m.task, m.attempt, m.token) for m in marks if m.phase == "end"}
-    for record in records.values():
-        verdict.stale += _stale_result(record, tokens)
+    for known in records.values():
+        verdict.stale += _stale_result(known, tokens)
     for task, changes in by_task.items():
         highest = 0
         for change in changes:

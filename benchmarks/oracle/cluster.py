@@ -280,7 +280,8 @@ class Cluster:
 
     def log_position(self) -> str:
         """The end of the event log now."""
-        return next(iter(self._tail("")))[0]
+        position: str = next(iter(self._tail("")))[0]
+        return position
 
     def events(self, after: str, upto: str) -> list[Change]:
         """What the log holds after one position up to another."""

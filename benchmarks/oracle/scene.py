@@ -163,27 +163,28 @@ class Fault(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """What came of one fault with one seed."""
+    """What came of one fault with one seed. `broken`: it could not be carried to its end."""
 
     fault: str
     seed: int
-    tasks: int
-    lost: int
-    doubled: int
-    stale: int
-    charged: int
-    moved: int
-    fenced: int
-    duplicates: int
-    unrecorded: int
-    refused: int
-    longest_gap_s: float
-    detections_s: list[float]
-    recoveries_s: list[float]
-    took_s: float
-    violations: list[str]
-    problems: list[str]
-    notes: dict[str, float]
+    tasks: int = 0
+    lost: int = 0
+    doubled: int = 0
+    stale: int = 0
+    charged: int = 0
+    moved: int = 0
+    fenced: int = 0
+    duplicates: int = 0
+    unrecorded: int = 0
+    refused: int = 0
+    longest_gap_s: float = 0.0
+    detections_s: list[float] = field(default_factory=list)
+    recoveries_s: list[float] = field(default_factory=list)
+    took_s: float = 0.0
+    violations: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
+    broken: bool = False
 
     @property
     def clean(self) -> bool:

@@ -9,6 +9,7 @@ import psutil
 
 from benchmarks.oracle.cluster import BACK_WITHIN_S, SCHEDULERS, SERVICES, until
 from benchmarks.oracle.load import Shape
+from benchmarks.oracle.reply_cutter import ReplyCutter
 from benchmarks.oracle.scene import Books, Limits, Scene, Strike
 
 LEADER_TTL_S = 3.0
@@ -16,6 +17,8 @@ TAKEOVER_S = 5.0
 # An agent's lease is gone 10 s after its last renewal.
 AGENT_TTL_S = 10.0
 _LEADER_WITHIN_S = 60.0
+# Agents beat every second, so every link carries something in this time.
+REPLY_WITHIN_S = 3.0
 
 
 class ServiceFault:
@@ -53,11 +56,13 @@ def killed(scene: Scene, *names: str, away_s: float = 0.0) -> Strike:
         for name in names:
             cluster.release(name)
     strike = Strike(struck_s, struck_s + away_s)
-    for name, pid in old.items():
-        until(lambda n=name, p=pid: cluster.pid(n) != p, f"a new {name}", BACK_WITHIN_S)
+    until(
+        lambda: all(cluster.pid(name) != pid for name, pid in old.items()),
+        f"new processes of {', '.join(names)}",
+        BACK_WITHIN_S,
+    )
     strike.detections_s.append(time.monotonic() - strike.healed_s)
-    for name in names:
-        until(lambda n=name: cluster.is_ready(n), name, BACK_WITHIN_S)
+    until(lambda: all(cluster.is_ready(name) for name in names), "ready", BACK_WITHIN_S)
     ready_s = time.monotonic() - strike.healed_s
     strike.recoveries_s.append(max(ready_s, scene.first_end_after_s(strike.healed_s)))
     return strike
@@ -240,24 +245,27 @@ class RepliesLost(ServiceFault):
         dropped = 0
         for names in links:
             proxies = [scene.cluster.proxies[name] for name in names]
-            before = sum(proxy.dropped_bytes for proxy in proxies)
-            for proxy in proxies:
-                proxy.mute()
-            time.sleep(scene.chance.uniform(0.05, 0.3))
-            # A link that carried nothing has lost nothing: wait until it has.
-            with suppress(TimeoutError):
-                until(
-                    lambda p=proxies, b=before: sum(x.dropped_bytes for x in p) > b,
-                    "a lost reply",
-                    2.0,
-                )
-            dropped += sum(proxy.dropped_bytes for proxy in proxies) > before
-            for proxy in proxies:
-                proxy.cut()
-            cut_s = time.monotonic()
-            strike.recoveries_s.append(scene.first_end_after_s(cut_s))
+            dropped += _lose_replies(proxies, scene.chance.uniform(0.05, 0.3))
+            strike.recoveries_s.append(scene.first_end_after_s(time.monotonic()))
         strike.healed_s = time.monotonic()
         strike.demand(
             dropped == len(links), f"replies were lost on {dropped} of {len(links)} links"
         )
         return strike
+
+
+def _lose_replies(proxies: list[ReplyCutter], for_s: float) -> bool:
+    """Whether replies were lost: a link that carries nothing in time loses nothing."""
+
+    def lost() -> int:
+        return sum(proxy.dropped_bytes for proxy in proxies)
+
+    before = lost()
+    for proxy in proxies:
+        proxy.mute()
+    time.sleep(for_s)
+    with suppress(TimeoutError):
+        until(lambda: lost() > before, "a lost reply", REPLY_WITHIN_S)
+    for proxy in proxies:
+        proxy.cut()
+    return lost() > before

@@ -1,0 +1,138 @@
+"""Disturbs a loaded cluster of real processes and checks that the books balance.
+
+python benchmarks/chaos.py --fault N --seeds K [--tasks 2000] [--json] [--markdown FILE]
+
+`--fault` is `all`, a number of the catalogue (`6` is `6a` and `6b`) or a comma list. Each fault
+has a cluster of its own; `--json` prints one line per run. With `--results DIR` the runs of each
+fault are kept in a file, and the table is made of all that lie there: a long campaign may be
+done in parts, and `--seeds 0` only prints. The exit code is 1 when anything did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measured_cluster import MeasuredCluster, describe_machine, describe_versions
+from benchmarks.oracle.campaign import campaign
+from benchmarks.oracle.catalogue import FAULTS, named
+from benchmarks.oracle.report import HEAD, holds, markdown, row
+from benchmarks.oracle.scene import Run
+
+MAX_SEEDS, MAX_TASKS, MAX_AGENTS = 1_000, 100_000, 16
+
+
+def main() -> int:
+    options = _options()
+    numbers = named(options.fault)
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    runs: dict[str, list[Run]] = {}
+    for run in campaign(
+        numbers if seeds else [],
+        seeds,
+        tasks=options.tasks,
+        agents=options.agents,
+        folder=options.folder,
+        short=options.short,
+        tell=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+    ):
+        runs.setdefault(run.fault, []).append(run)
+        if options.json:
+            print(json.dumps(run.as_dict()), flush=True)
+        if options.results:
+            _keep(options.results, run.fault, runs[run.fault])
+    if options.results:
+        runs = _kept(options.results) | runs
+    if not options.json:
+        _print_table(runs)
+    if options.markdown:
+        every = [run for number in FAULTS for run in runs.get(number, ())]
+        options.markdown.write_text(markdown(every, _facts(options, every)))
+    return 0 if runs and all(holds(number, found) for number, found in runs.items()) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--fault", default="all", help=f"all, or some of {', '.join(FAULTS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--tasks", type=int, default=2_000, help="of the burst (default 2000)")
+    parser.add_argument("--agents", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="shorter pauses, as in `make test`")
+    parser.add_argument("--folder", type=Path, help="where state directories are made")
+    parser.add_argument("--results", type=Path, help="a folder that keeps the runs of each fault")
+    parser.add_argument("--markdown", type=Path, help="write the page with the table there")
+    parser.add_argument("--json", action="store_true", help="one JSON line per run on stdout")
+    options = parser.parse_args()
+    for name, least, most in (
+        ("seeds", 0, MAX_SEEDS),
+        ("tasks", 50, MAX_TASKS),
+        ("agents", 2, MAX_AGENTS),
+    ):
+        value = getattr(options, name)
+        if not least <= value <= most:
+            parser.error(f"--{name}: {value} is not accepted; {least} to {most}")
+    try:
+        named(options.fault)
+    except KeyError as error:
+        parser.error(f"--fault: {error.args[0]} is not accepted; all, or {', '.join(FAULTS)}")
+    return options
+
+
+def _keep(folder: Path, number: str, runs: Sequence[Run]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(run.as_dict()) for run in runs)
+    (folder / f"fault-{number}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _kept(folder: Path) -> dict[str, list[Run]]:
+    found = {}
+    for number in FAULTS:
+        path = folder / f"fault-{number}.jsonl"
+        if path.exists():
+            found[number] = [Run(**json.loads(line)) for line in path.read_text().splitlines()]
+    return found
+
+
+def _facts(options: argparse.Namespace, runs: Sequence[Run]) -> Mapping[str, Any]:
+    """The machine and the versions, asked of an empty cluster."""
+    seeds = max((sum(r.fault == run.fault for r in runs) for run in runs), default=0)
+    with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=options.folder) as folder:
+        cluster = MeasuredCluster(Path(folder) / "state", agents=0)
+        cluster.state_dir.mkdir(parents=True)
+        try:
+            cluster.start()
+            versions = describe_versions(cluster)
+        finally:
+            cluster.stop()
+        return {
+            "machine": describe_machine(Path(folder)),
+            "versions": versions,
+            "agents": options.agents,
+            "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}",
+        }
+
+
+def _print_table(runs: Mapping[str, Sequence[Run]]) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    table = Table()
+    for column in HEAD:
+        table.add_column(column)
+    for number in FAULTS:
+        if number in runs:
+            table.add_row(*(cell.replace("**", "") for cell in row(number, runs[number])))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -41,7 +41,11 @@ class LeaderClient:
             address = channel.address
             try:
                 response = await channel.call(
-                    scheduler_pb2_grpc.SchedulerServiceStub, method, request, timeout_s=timeout_s
+                    scheduler_pb2_grpc.SchedulerServiceStub,
+                    method,
+                    request,
+                    timeout_s=timeout_s,
+                    streamed=True,
                 )
             except NotLeader as error:
                 failure: Unavailable = error

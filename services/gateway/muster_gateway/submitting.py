@@ -94,6 +94,7 @@ class Submitter:
                 request,
                 timeout_s=_RESERVE_TIMEOUT_S,
                 retry=True,
+                streamed=True,
             )
         except DeadlineExceeded as error:
             raise Unavailable("storage", str(error)) from error

@@ -159,7 +159,9 @@ class Writer:
         while True:
             address = self._storage.address
             try:
-                answer = await self._storage.call(_Store, method, request, timeout_s=CALL_TIMEOUT_S)
+                answer = await self._storage.call(
+                    _Store, method, request, timeout_s=CALL_TIMEOUT_S, streamed=True
+                )
             except MusterError as error:
                 if not passes(error):
                     raise

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from muster.domain.errors import MusterError, Unavailable
+from muster.domain.errors import Unavailable
+from muster.rpc.call_stream import CallStream
 from muster.rpc.clock import boot_s
 from muster.rpc.status import from_rpc_error
 
@@ -65,6 +66,8 @@ class ServiceChannel:
         self._index = 0
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, type[Any]], Any] = {}
+        self._call_streams: dict[str, CallStream] = {}
+        self._streamed_stubs: dict[tuple[str, type[Any]], Any] = {}
 
     @property
     def address(self) -> str:
@@ -86,12 +89,27 @@ class ServiceChannel:
         key = (self.address, cast("type[Any]", stub_class))
         found = self._stubs.get(key)
         if found is None:
-            channel = self._channels.get(self.address)
-            if channel is None:
-                channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-                self._channels[self.address] = channel
-            found = self._stubs[key] = stub_class(channel)
+            found = self._stubs[key] = stub_class(self._channel())
         return cast("S", found)
+
+    def _channel(self) -> grpc.aio.Channel:
+        channel = self._channels.get(self.address)
+        if channel is None:
+            channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+            self._channels[self.address] = channel
+        return channel
+
+    def _streamed(self, stub_class: Callable[[Any], Any]) -> Any:
+        """A stub whose unary methods take the one stream to the present address."""
+        key = (self.address, cast("type[Any]", stub_class))
+        found = self._streamed_stubs.get(key)
+        if found is None:
+            stream = self._call_streams.get(self.address)
+            if stream is None:
+                stream = CallStream(self._channel(), self._metadata, self.what)
+                self._call_streams[self.address] = stream
+            found = self._streamed_stubs[key] = stub_class(stream)
+        return found
 
     async def call(
         self,
@@ -101,30 +119,47 @@ class ServiceChannel:
         *,
         timeout_s: float,
         retry: bool = False,
+        streamed: bool = False,
     ) -> Any:
         """One unary call with its deadline; raises MusterErrors.
 
         With `retry` (only for calls that may be repeated) Unavailable is met by turning to the
-        next address and repeating with full jitter, all within `timeout_s`.
+        next address and repeating with full jitter, all within `timeout_s`. `streamed` calls go
+        over one stream, at half the cost (ADR 0014): for the calls on the way of every task. They
+        should be alike in size, because a message waits for those before it.
         """
         deadline_s = boot_s() + timeout_s
         attempt = 0
         while True:
             left_s = deadline_s - boot_s()
             try:
-                return await getattr(self.stub(stub_class), method)(
-                    request, timeout=max(left_s, 0.001), metadata=self._metadata
-                )
-            except grpc.aio.AioRpcError as error:
-                failure: MusterError = from_rpc_error(error, self.what, timeout_s)
+                return await self._once(stub_class, method, request, max(left_s, 0.001), streamed)
+            except Unavailable as failure:
                 if not retry or type(failure) is not Unavailable:
-                    raise failure from error
+                    raise
                 pause_s = full_jitter(attempt)
                 if pause_s >= deadline_s - boot_s():
-                    raise failure from error
+                    raise
             self.rotate()
             attempt += 1
             await asyncio.sleep(pause_s)
+
+    async def _once(
+        self,
+        stub_class: Callable[[grpc.aio.Channel], Any],
+        method: str,
+        request: object,
+        timeout_s: float,
+        streamed: bool,
+    ) -> Any:
+        if streamed:
+            return await getattr(self._streamed(stub_class), method)(request, timeout_s=timeout_s)
+        try:
+            return await getattr(self.stub(stub_class), method)(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self.what, timeout_s) from error
 
     def stream(
         self,
@@ -145,6 +180,9 @@ class ServiceChannel:
 
     async def close(self) -> None:
         """Closes all connections."""
+        streams, self._call_streams, self._streamed_stubs = self._call_streams, {}, {}
+        for stream in streams.values():
+            await stream.close()
         channels, self._channels, self._stubs = self._channels, {}, {}
         for channel in channels.values():
             await channel.close()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
+from muster.api.v1 import calls_pb2_grpc
 from muster.domain.errors import ConfigurationError, MusterError, Unauthenticated
+from muster.rpc.call_service import CallService
 from muster.rpc.channels import MAX_MESSAGE_BYTES, SECRET_KEY, WINDOW_OPTIONS
 from muster.rpc.metrics import RPC_ERRORS, RPC_SECONDS
 from muster.rpc.status import to_status
@@ -168,11 +170,22 @@ class RpcServer:
             options=_SERVER_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
+        self._calls = CallService(service)
+        calls_pb2_grpc.add_CallServiceServicer_to_server(self._calls, self._server)
         self.port = 0
 
     def add(self, adder: Callable[[Any, Any], None], servicer: object) -> None:
         """Adds a servicer with its generated `add_…_to_server`."""
-        adder(servicer, self._server)
+        adder(servicer, self)
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Called by the generated `add_…_to_server`."""
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Called by the generated `add_…_to_server`; the calls of a stream find them too."""
+        self._calls.add(service, handlers)
+        self._server.add_registered_method_handlers(service, dict(handlers))
 
     async def start(self) -> int:
         """Listens, and gives the port; raises ConfigurationError when it is taken."""
@@ -189,4 +202,5 @@ class RpcServer:
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Takes no new call, gives those under way `grace_s` seconds."""
+        self._calls.close()
         await self._server.stop(grace_s)

@@ -41,6 +41,7 @@ _TABLE: Mapping[type[MusterError], tuple[grpc.StatusCode, tuple[str, ...] | None
     errors.StaleTerm: (grpc.StatusCode.FAILED_PRECONDITION, ("given", "current")),
 }
 _BY_NAME = {cls.__name__: cls for cls in _TABLE}
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _BY_CODE: Mapping[grpc.StatusCode, type[MusterError]] = {
     code: cls for cls, (code, _) in reversed(list(_TABLE.items()))
 }
@@ -62,16 +63,30 @@ def to_status(error: MusterError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
 
 def from_rpc_error(error: grpc.aio.AioRpcError, what: str, timeout_s: float = 0.0) -> MusterError:
     """The MusterError that a peer raised, or the nearest to a failure of the call itself."""
+    packed = b""
     for key, value in error.trailing_metadata() or ():
         if key == ERROR_KEY and isinstance(value, bytes):
-            try:
-                name, arguments = msgspec.msgpack.decode(value, type=tuple[str, list[object]])
-            except msgspec.DecodeError:
-                break
-            cls = _BY_NAME.get(name)
-            if cls is not None:
-                return cls(*arguments)
-    code, detail = error.code(), error.details() or ""
+            packed = value
+    return _error_of(error.code(), error.details() or "", packed, what, timeout_s)
+
+
+def from_parts(code: int, detail: str, packed: bytes, what: str) -> MusterError:
+    """As `from_rpc_error`, of an error that travelled in a message: its status code's number, its
+    text, and what the trailing metadata would have held."""
+    return _error_of(_CODES.get(code, grpc.StatusCode.UNKNOWN), detail, packed, what, 0.0)
+
+
+def _error_of(
+    code: grpc.StatusCode, detail: str, packed: bytes, what: str, timeout_s: float
+) -> MusterError:
+    if packed:
+        try:
+            name, arguments = msgspec.msgpack.decode(packed, type=tuple[str, list[object]])
+        except msgspec.DecodeError:
+            name, arguments = "", []
+        cls = _BY_NAME.get(name)
+        if cls is not None:
+            return cls(*arguments)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(what, timeout_s)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):

@@ -63,9 +63,17 @@ async def served() -> AsyncIterator[tuple[_Registry, ServiceChannel]]:
     await server.stop(0)
 
 
-async def _list(channel: ServiceChannel, timeout_s: float = 5.0, retry: bool = False) -> Any:
+async def _list(
+    channel: ServiceChannel, streamed: bool, timeout_s: float = 5.0, retry: bool = False
+) -> Any:
     request = registry_pb2.ListAgentsRequest()
-    return await channel.call(Stub, "ListAgents", request, timeout_s=timeout_s, retry=retry)
+    return await channel.call(
+        Stub, "ListAgents", request, timeout_s=timeout_s, retry=retry, streamed=streamed
+    )
+
+
+# Calls by themselves, and as messages of one stream: the caller must not see a difference.
+both_ways = pytest.mark.parametrize("streamed", [False, True])
 
 
 @pytest.mark.parametrize(
@@ -82,13 +90,14 @@ async def _list(channel: ServiceChannel, timeout_s: float = 5.0, retry: bool = F
         DeadlineExceeded("redis", 2.0),
     ],
 )
+@both_ways
 async def test_an_error_arrives_as_it_was_raised(
-    served: tuple[_Registry, ServiceChannel], error: MusterError
+    served: tuple[_Registry, ServiceChannel], error: MusterError, streamed: bool
 ) -> None:
     registry, channel = served
     registry.error = error
     with pytest.raises(type(error)) as caught:
-        await _list(channel)
+        await _list(channel, streamed)
     assert str(caught.value) == str(error)
     if isinstance(error, NotLeader):
         assert isinstance(caught.value, NotLeader)
@@ -106,43 +115,51 @@ async def test_an_error_in_the_middle_of_a_stream_arrives(
         seen.extend([message.revision async for message in call])
 
 
-async def test_an_unexpected_error_is_no_crash(served: tuple[_Registry, ServiceChannel]) -> None:
+@both_ways
+async def test_an_unexpected_error_is_no_crash(
+    served: tuple[_Registry, ServiceChannel], streamed: bool
+) -> None:
     registry, channel = served
     registry.error = ZeroDivisionError("oops")
     with pytest.raises(MusterError, match="ZeroDivisionError"):
-        await _list(channel)
+        await _list(channel, streamed)
     registry.error = None
-    assert (await _list(channel)).revision == 7
+    assert (await _list(channel, streamed)).revision == 7
 
 
+@both_ways
 async def test_a_wrong_secret_is_refused_for_calls_and_streams(
-    served: tuple[_Registry, ServiceChannel],
+    served: tuple[_Registry, ServiceChannel], streamed: bool
 ) -> None:
     _, good = served
     channel = ServiceChannel(good.addresses, secret="another secret", what="registry")
     with pytest.raises(Unauthenticated):
-        await _list(channel)
+        await _list(channel, streamed)
     call = channel.stream(Stub, "WatchAgents", registry_pb2.WatchAgentsRequest())
     with pytest.raises(Unauthenticated), rpc_errors("registry"):
         await call.read()
     await channel.close()
 
 
-async def test_a_deadline_ends_the_call(served: tuple[_Registry, ServiceChannel]) -> None:
+@both_ways
+async def test_a_deadline_ends_the_call(
+    served: tuple[_Registry, ServiceChannel], streamed: bool
+) -> None:
     registry, channel = served
     registry.pause_s = 30.0
     with pytest.raises(DeadlineExceeded, match="registry did not answer within"):
-        await _list(channel, timeout_s=0.05)
+        await _list(channel, streamed, timeout_s=0.05)
 
 
+@both_ways
 async def test_a_repeat_turns_to_the_address_that_lives(
-    served: tuple[_Registry, ServiceChannel],
+    served: tuple[_Registry, ServiceChannel], streamed: bool
 ) -> None:
     _, good = served
     channel = ServiceChannel(["127.0.0.1:1", *good.addresses], secret=SECRET, what="registry")
     with pytest.raises(Unavailable):
-        await _list(channel)
-    assert (await _list(channel, retry=True)).revision == 7
+        await _list(channel, streamed)
+    assert (await _list(channel, streamed, retry=True)).revision == 7
     assert channel.address == good.address
     await channel.close()
 

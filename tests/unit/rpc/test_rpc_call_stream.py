@@ -73,7 +73,7 @@ async def _wait(channel: ServiceChannel, gate: str, timeout_s: float = 20) -> An
 async def test_each_call_gets_its_own_answer_whatever_the_order(served: Served) -> None:
     storage, channel, _ = served
     slow = asyncio.create_task(_wait(channel, "slow"))
-    await eventually(lambda: storage.arrived, within_s=20)
+    await eventually(lambda: bool(storage.arrived), within_s=20)
     numbers = await asyncio.gather(*[_reserve(channel, n) for n in range(1, 500)])
     assert numbers == list(range(1, 500))
     assert not slow.done()
@@ -99,7 +99,7 @@ async def test_what_no_message_holds_is_refused_and_harms_nobody_else(served: Se
     request = storage_pb2.GetPolicyRequest()
     with pytest.raises(MusterError, match="larger than"):
         await channel.call(Stub, "GetPolicy", request, timeout_s=20, streamed=True)
-    await eventually(lambda: storage.arrived, within_s=20)
+    await eventually(lambda: bool(storage.arrived), within_s=20)
     storage.gates["slow"].set()
     await slow
 
@@ -130,7 +130,7 @@ async def test_a_broken_stream_fails_its_calls_at_once_and_the_next_opens_anothe
 ) -> None:
     storage, channel, _ = served
     waiting = asyncio.create_task(_wait(channel, "broken"))
-    await eventually(lambda: storage.arrived, within_s=20)
+    await eventually(lambda: bool(storage.arrived), within_s=20)
     (stream,) = channel._call_streams.values()
     await stream.close()
     with pytest.raises(Unavailable):
@@ -142,7 +142,7 @@ async def test_a_broken_stream_fails_its_calls_at_once_and_the_next_opens_anothe
 async def test_a_server_that_stops_answers_what_it_has_begun(served: Served) -> None:
     storage, channel, server = served
     waiting = asyncio.create_task(_wait(channel, "last"))
-    await eventually(lambda: storage.arrived, within_s=20)
+    await eventually(lambda: bool(storage.arrived), within_s=20)
     stopping = asyncio.create_task(server.stop(15))
     await asyncio.sleep(0.05)
     storage.gates["last"].set()

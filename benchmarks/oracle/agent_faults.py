@@ -315,7 +315,7 @@ class AgentDrained(AgentFault):
         leaver = cluster.start_agent_like(cluster.agent_ids[0], ident)
         states = cluster.agent_states
         until(lambda: states().get(ident) == "READY", f"{ident} READY", BACK_WITHIN_S)
-        long_ms = DRAIN_S * 1000 * 1.5
+        long_ms = DRAIN_S * 1000 + 700
         slow = [load.task(k, long_ms, priority=100) for k in ("work", "wait") * 6]
         load.submit(slow)
         load.submit([load.task("work", scene.chance.uniform(100, 200)) for _ in range(100)])

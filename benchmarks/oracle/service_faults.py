@@ -143,11 +143,13 @@ class LeaderPaused(LeaderKilled):
         process = psutil.Process(scene.cluster.pid(leader))
         struck_s = time.monotonic()
         process.suspend()
-        pause_s = (2.3 if scene.short else 3.0) * LEADER_TTL_S
+        pause_s = 0.0 if scene.short else 3 * LEADER_TTL_S
         try:
-            strike = Strike(struck_s, struck_s + pause_s)
+            strike = Strike(struck_s)
+            # By then another one leads.
             strike.recoveries_s.append(scene.first_end_after_s(struck_s))
-            time.sleep(max(0.0, strike.healed_s - time.monotonic()))
+            time.sleep(max(0.0, struck_s + pause_s - time.monotonic()))
+            strike.healed_s = time.monotonic()
         finally:
             process.resume()
         return strike
@@ -218,7 +220,7 @@ class EtcdPaused(ServiceFault):
         struck_s = time.monotonic()
         process.suspend()
         try:
-            time.sleep(AGENT_TTL_S + 1.5 if scene.short else 15.0)
+            time.sleep(AGENT_TTL_S + 0.5 if scene.short else 15.0)
         finally:
             process.resume()
         strike = Strike(struck_s, time.monotonic())

@@ -1,0 +1,33 @@
+"""Each fault of the oracle in its short form, on one cluster whose links can be cut.
+
+The long forms are `make chaos`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.oracle.catalogue import FAULTS
+from benchmarks.oracle.cluster import Cluster
+from benchmarks.oracle.scene import run_fault
+
+# A second without other work; far more on a machine that runs other tests beside.
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+TASKS = 150
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("chaos"), agents=3, proxied=True) as started:
+        yield started
+
+
+@pytest.mark.parametrize("number", FAULTS)
+def test_the_books_balance_after(number: str, cluster: Cluster, tmp_path: Path) -> None:
+    run = run_fault(FAULTS[number](), cluster, tmp_path, seed=1, tasks=TASKS, short=True)
+    assert run.violations == []
+    assert run.problems == []
+    assert run.tasks >= TASKS

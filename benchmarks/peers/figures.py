@@ -92,15 +92,17 @@ def _differences(documents: Iterable[Document]) -> list[str]:
     """What the documents do not agree on, so that a table of unlike runs says so itself."""
     seen: dict[str, list[str]] = {}
     for document in documents:
-        facts = {
-            **{f"machine.{k}": v for k, v in document["machine"].items() if k != "fsync_ms"},
-            **{k: document[k] for k in ("tasks", "latency_tasks", "workers", "python", "redis")},
-        }
-        for name, value in facts.items():
-            values = seen.setdefault(name, [])
-            if str(value) not in values:
-                values.append(str(value))
-        for inner in document.get("differs", ()):
-            name, _, rest = inner.partition(": ")
-            seen.setdefault(name, []).extend(v for v in rest.split(" | ") if v not in seen[name])
+        # Of a merged document, what it found; then what it says of itself.
+        said = [line.partition(": ")[::2] for line in document.get("differs", ())]
+        facts = [(name, value) for name, values in said for value in values.split(" | ")]
+        facts += [(f"machine.{k}", str(v)) for k, v in document["machine"].items()]
+        facts += [
+            (name, str(document[name]))
+            for name in ("tasks", "latency_tasks", "workers", "python", "redis")
+        ]
+        for name, value in facts:
+            values_of = seen.setdefault(name, [])
+            # Measured anew by each run, so never quite the same.
+            if name != "machine.fsync_ms" and value not in values_of:
+                values_of.append(value)
     return [f"{name}: {' | '.join(values)}" for name, values in seen.items() if len(values) > 1]

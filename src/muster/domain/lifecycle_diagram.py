@@ -16,6 +16,8 @@ from muster.domain import agent_lifecycle, task_lifecycle
 StateT = TypeVar("StateT", bound=StrEnum)
 EventT = TypeVar("EventT", bound=StrEnum)
 
+# An event that leads from more states than this makes a diagram a tangle; the table tells it.
+_DRAWN_FROM = 4
 _COMMAND = "python -m muster.domain.lifecycle_diagram docs/lifecycles.md"
 
 
@@ -24,12 +26,16 @@ def mermaid(
 ) -> str:
     """A Mermaid `stateDiagram-v2`, one arrow per pair of states, in the order of the table.
 
-    The arrow is labelled with all events that cause it. States without a way out are ends.
+    The arrow is labelled with all events that cause it. States without a way out are ends. What
+    `from_most_states` names is left out.
     """
+    left_out = from_most_states(transitions)
     events_by_arrow: dict[tuple[StateT, StateT], list[EventT]] = {}
+    with_way_out = {before for before, _ in transitions}
     for (before, event), after in transitions.items():
+        if event in left_out:
+            continue
         events_by_arrow.setdefault((before, after), []).append(event)
-    with_way_out = {before for before, _ in events_by_arrow}
     ends = dict.fromkeys(after for _, after in events_by_arrow if after not in with_way_out)
     lines = ["stateDiagram-v2"]
     if start is not None:
@@ -41,19 +47,33 @@ def mermaid(
     return "\n".join(lines) + "\n"
 
 
+def from_most_states(
+    transitions: Mapping[tuple[StateT, EventT], StateT],
+) -> dict[EventT, tuple[StateT, ...]]:
+    """The events that are possible in many states, with the states that they lead to."""
+    seen: dict[EventT, list[StateT]] = {}
+    for (_, event), after in transitions.items():
+        seen.setdefault(event, []).append(after)
+    return {
+        event: tuple(dict.fromkeys(afters))
+        for event, afters in seen.items()
+        if len(afters) > _DRAWN_FROM
+    }
+
+
 def render_page() -> str:
     """The whole text of docs/lifecycles.md."""
     task = _section(
         "A task",
         "Agents report a start in batches, so a fast task may end without having been RUNNING.",
-        mermaid(task_lifecycle.TRANSITIONS, start=task_lifecycle.FIRST_STATE),
+        _picture(task_lifecycle.TRANSITIONS, task_lifecycle.FIRST_STATE),
         _event_table(task_lifecycle.TRANSITIONS, task_lifecycle.EVENT_MEANINGS),
     )
     agent = _section(
         "An agent",
         "This is observed health. What the operator wants (cordon, drain) is stored beside it and "
         "is shown as CORDONED or DRAINING.",
-        mermaid(agent_lifecycle.TRANSITIONS, start=agent_lifecycle.FIRST_STATE),
+        _picture(agent_lifecycle.TRANSITIONS, agent_lifecycle.FIRST_STATE),
         _event_table(agent_lifecycle.TRANSITIONS, agent_lifecycle.EVENT_MEANINGS),
     )
     head = (
@@ -66,7 +86,19 @@ def render_page() -> str:
 
 
 def _section(title: str, text: str, diagram: str, table: str) -> str:
-    return f"## {title}\n\n{text}\n\n```mermaid\n{diagram}```\n\n{table}"
+    return f"## {title}\n\n{text}\n\n{diagram}\n{table}"
+
+
+def _picture(transitions: Mapping[tuple[StateT, EventT], StateT], start: StateT) -> str:
+    """The diagram as Markdown, and in words what it leaves out."""
+    drawn = f"```mermaid\n{mermaid(transitions, start=start)}```\n"
+    led = [
+        f"{event.value} to {' or '.join(after.value for after in afters)}"
+        for event, afters in from_most_states(transitions).items()
+    ]
+    return drawn + (
+        f"\nNot drawn, because they lead on from most states: {', '.join(led)}.\n" if led else ""
+    )
 
 
 def _event_table(

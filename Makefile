@@ -2,6 +2,7 @@
 #
 #   make demo    a real cluster, a real workload, one agent killed on the way
 #   make test    every test that needs no Docker engine
+#   make chaos   every fault of docs/faults.md with five seeds (about half an hour)
 #   make check   formatting, lint, types, import contracts, contracts of the wire, generated code
 
 SHELL := /bin/bash
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: help venv demo test check check-format check-lint check-types check-imports check-contracts \
-  check-generated format proto lock bench clean
+  check-generated format proto lock bench chaos clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -95,6 +96,10 @@ lock:
 
 bench: $(STAMP)
 	"$(BIN)/python" benchmarks/end_to_end.py --tasks 10000 --agents 2
+
+# Exit code 1 when anything did not hold; the page says what.
+chaos: $(STAMP)
+	"$(BIN)/python" benchmarks/chaos.py --fault all --seeds 5 --tasks 2000 --markdown docs/faults.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

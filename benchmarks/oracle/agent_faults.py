@@ -102,6 +102,10 @@ class AgentKilled(AgentFault):
     name = "kill -9 whole agent"
     limits = Limits(detection_s=13.0, also="its children are gone")
 
+    def shape(self, tasks: int, short: bool) -> Shape:
+        # `stop` tasks wait 13 s before they are given to others.
+        return Shape(tasks, stop=not short)
+
     def strike(self, scene: Scene) -> Strike:
         cluster = scene.cluster
         scene.await_moment()

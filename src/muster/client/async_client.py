@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from muster.client import calls, following, gathering
+from muster.client import calls, following, gathering, shared
 from muster.client.exchange import Broken, Close, Emit, Op, Pause, Read, Reply, Send, Step
 from muster.client.models import (
     Agent,
@@ -299,7 +299,7 @@ class AsyncClient:
 
     async def kv_get(self, key: str, *, timeout: float | None = None) -> KvEntry | None:
         """As `Client.kv_get`."""
-        return await self._run(calls.kv_get(self._settings, key, self._bound(timeout)))
+        return await self._run(shared.kv_get(self._settings, key, self._bound(timeout)))
 
     async def kv_put(
         self,
@@ -312,30 +312,32 @@ class AsyncClient:
     ) -> str:
         """As `Client.kv_put`."""
         return await self._run(
-            calls.kv_put(self._settings, key, value, if_match, if_absent, self._bound(timeout))
+            shared.kv_put(self._settings, key, value, if_match, if_absent, self._bound(timeout))
         )
 
     async def kv_delete(
         self, key: str, *, if_match: str = "", timeout: float | None = None
     ) -> bool:
         """As `Client.kv_delete`."""
-        return await self._run(calls.kv_delete(self._settings, key, if_match, self._bound(timeout)))
+        return await self._run(
+            shared.kv_delete(self._settings, key, if_match, self._bound(timeout))
+        )
 
     def kv_keys(self, prefix: str = "", *, timeout: float | None = None) -> AsyncIterator[str]:
         """As `Client.kv_keys`."""
-        return self._iterate(calls.kv_keys(self._settings, prefix, self._bound(timeout)))
+        return self._iterate(shared.kv_keys(self._settings, prefix, self._bound(timeout)))
 
     async def blob_put(self, content: bytes | Path, *, timeout: float | None = None) -> str:
         """As `Client.blob_put`."""
-        return await self._run(calls.blob_put(self._settings, content, self._bound(timeout)))
+        return await self._run(shared.blob_put(self._settings, content, self._bound(timeout)))
 
     async def blob_get(self, sha256: str, *, timeout: float | None = None) -> bytes:
         """As `Client.blob_get`."""
-        return await self._run(calls.blob_get(self._settings, sha256, self._bound(timeout)))
+        return await self._run(shared.blob_get(self._settings, sha256, self._bound(timeout)))
 
     async def blob_delete(self, sha256: str, *, timeout: float | None = None) -> bool:
         """As `Client.blob_delete`."""
-        return await self._run(calls.blob_delete(self._settings, sha256, self._bound(timeout)))
+        return await self._run(shared.blob_delete(self._settings, sha256, self._bound(timeout)))
 
     # --- how steps are performed ----------------------------------------------------------------
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,7 +11,6 @@ import msgspec
 from muster.client.errors import (
     ClientError,
     Conflict,
-    NotFound,
     Unreadable,
     unsuccessful,
 )
@@ -29,20 +26,16 @@ from muster.client.exchange import (
     exchange,
 )
 from muster.client.models import Agent, Cluster, Explanation, LogLine, Result, Task
-from muster.client.task_bodies import BodyMaker, TaskOptions, batch_body, batches, json_of
+from muster.client.task_bodies import BodyMaker, TaskOptions, batch_body, batches
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import parse_idempotency_key
-from muster.skill import KvEntry
 
 # Of one long-poll; proxies cut longer silences. Then it is asked again.
 LONG_POLL_S: Final = 30.0
 # How much longer than a long-poll its answer may take.
 GRACE_S: Final = 15.0
-_JSON, _BYTES = "application/json", "application/octet-stream"
+_JSON: Final = "application/json"
 _PAGE: Final = "1000"
-# A transfer may be large, but not silent.
-_TRANSFER_QUIET_S: Final = 60.0
-_HASH_BYTES: Final = 1024 * 1024
 
 
 class _Accepted(msgspec.Struct):
@@ -53,10 +46,6 @@ class _Accepted(msgspec.Struct):
 class _Page(msgspec.Struct):
     items: list[Any]
     next: str | None = None
-
-
-class _Stored(msgspec.Struct):
-    sha256: str
 
 
 class _Cancelled(msgspec.Struct):
@@ -210,7 +199,7 @@ def tasks(
         raise InvalidInput("labels", labels, "one label can be asked for at a time")
     for key, value in labels.items():
         params["label"] = f"{key}={value}"
-    yield from _pages(settings, "/v1/tasks", params, Task, timeout_s)
+    yield from pages(settings, "/v1/tasks", params, Task, timeout_s)
 
 
 def cancel(settings: Settings, ident: str, timeout_s: float) -> Op[str]:
@@ -234,15 +223,16 @@ def explain(settings: Settings, ident: str, timeout_s: float) -> Op[Explanation]
 def logs(settings: Settings, ident: str, attempt: int, timeout_s: float) -> Op[None]:
     """Emits the lines that there are."""
     params = {"attempt": str(attempt)} if attempt else {}
-    yield from _pages(settings, task_path(ident, "/logs"), params, LogLine, timeout_s)
+    yield from pages(settings, task_path(ident, "/logs"), params, LogLine, timeout_s, limit="")
 
 
 def task_path(ident: str, more: str = "") -> str:
     """Where a task lies; `ident` is quoted."""
-    return f"/v1/tasks/{_segment(ident)}{more}"
+    return f"/v1/tasks/{segment(ident)}{more}"
 
 
-def _segment(text: str) -> str:
+def segment(text: str) -> str:
+    """The text as one step of a path."""
     # Dots alone would be taken for folders.
     return quote(text, safe="") if text.strip(".") else text.replace(".", "%2E")
 
@@ -252,11 +242,11 @@ def _segment(text: str) -> str:
 
 def agents(settings: Settings, timeout_s: float) -> Op[None]:
     """Emits the agents."""
-    yield from _pages(settings, "/v1/agents", {}, Agent, timeout_s)
+    yield from pages(settings, "/v1/agents", {}, Agent, timeout_s)
 
 
 def agent(settings: Settings, ident: str, timeout_s: float) -> Op[Agent]:
-    return _get(settings, f"/v1/agents/{_segment(ident)}", Agent, timeout_s)
+    return _get(settings, f"/v1/agents/{segment(ident)}", Agent, timeout_s)
 
 
 def cluster(settings: Settings, timeout_s: float) -> Op[Cluster]:
@@ -269,12 +259,17 @@ def _get(settings: Settings, path: str, kind: type[Any], timeout_s: float) -> Op
     return decoded(reply, kind)
 
 
-def _pages(
-    settings: Settings, path: str, params: Mapping[str, str], kind: Any, timeout_s: float
+def pages(
+    settings: Settings,
+    path: str,
+    params: Mapping[str, str],
+    kind: Any,
+    timeout_s: float,
+    *,
+    limit: str = _PAGE,
 ) -> Op[None]:
-    asked = dict(params)
-    if not path.endswith("/logs"):
-        asked["limit"] = _PAGE
+    """Emits the items of all pages of a list; `timeout_s` is for each."""
+    asked = {**params, "limit": limit} if limit else dict(params)
     while True:
         deadline = settings.deadline(f"GET {path}", timeout_s)
         reply = yield from exchange(settings, Request("GET", path, asked), deadline)
@@ -288,111 +283,3 @@ def _pages(
         if not page.next:
             return
         asked["cursor"] = page.next
-
-
-# --- shared data --------------------------------------------------------------------------------
-
-
-def _kv_path(key: str) -> str:
-    return f"/v1/kv/{_segment(key)}"
-
-
-def kv_get(settings: Settings, key: str, timeout_s: float) -> Op[KvEntry | None]:
-    """The entry, None when there is none."""
-    deadline = settings.deadline(f"reading key {key}", timeout_s)
-    try:
-        reply = yield from exchange(settings, Request("GET", _kv_path(key)), deadline)
-    except NotFound:
-        return None
-    value: Any = reply.body
-    if reply.headers.get("content-type", "").partition(";")[0] == _JSON:
-        value = _json(reply)
-    return KvEntry(value, _tag(reply))
-
-
-def kv_put(
-    settings: Settings, key: str, value: Any, if_match: str, if_absent: bool, timeout_s: float
-) -> Op[str]:
-    """The new etag."""
-    if if_match and if_absent:
-        raise InvalidInput("if_match", if_match, "not together with if_absent")
-    headers = {"Content-Type": _BYTES if isinstance(value, bytes) else _JSON}
-    if if_match:
-        headers["If-Match"] = f'"{if_match}"'
-    if if_absent:
-        headers["If-None-Match"] = "*"
-    content = value if isinstance(value, bytes) else json_of(value, "value")
-    # A conditional write that was made but not answered would fail when repeated.
-    request = Request(
-        "PUT", _kv_path(key), {}, headers, content, repeatable=not (if_match or if_absent)
-    )
-    reply = yield from exchange(
-        settings, request, settings.deadline(f"writing key {key}", timeout_s)
-    )
-    return _tag(reply)
-
-
-def kv_delete(settings: Settings, key: str, if_match: str, timeout_s: float) -> Op[bool]:
-    """Whether there was such a key."""
-    headers = {"If-Match": f'"{if_match}"'} if if_match else {}
-    request = Request("DELETE", _kv_path(key), {}, headers, repeatable=False)
-    deadline = settings.deadline(f"deleting key {key}", timeout_s)
-    try:
-        yield from exchange(settings, request, deadline)
-    except NotFound:
-        return False
-    return True
-
-
-def kv_keys(settings: Settings, prefix: str, timeout_s: float) -> Op[None]:
-    """Emits names, in order."""
-    yield from _pages(settings, "/v1/kv", {"prefix": prefix} if prefix else {}, str, timeout_s)
-
-
-def _json(reply: Reply) -> Any:
-    try:
-        return msgspec.json.decode(reply.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Unreadable(f"a value that should be JSON cannot be read: {error}") from error
-
-
-def _tag(reply: Reply) -> str:
-    return reply.headers.get("etag", "").removeprefix("W/").strip('"')
-
-
-def blob_put(settings: Settings, content: bytes | Path, timeout_s: float) -> Op[str]:
-    """The name, once the blob is durable."""
-    params = {"sha256": _sha256(content)}
-    headers = {"Content-Type": _BYTES}
-    request = Request("POST", "/v1/blobs", params, headers, content)
-    deadline = settings.deadline("storing a blob", timeout_s)
-    reply = yield from exchange(settings, request, deadline, quiet_s=_TRANSFER_QUIET_S)
-    return decoded(reply, _Stored).sha256
-
-
-def _sha256(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def blob_get(settings: Settings, sha256: str, timeout_s: float) -> Op[bytes]:
-    """The content, checked against its name. What breaks off is fetched anew."""
-    deadline = settings.deadline(f"fetching blob {sha256}", timeout_s)
-    request = Request("GET", f"/v1/blobs/{_segment(sha256)}")
-    reply = yield from exchange(settings, request, deadline, quiet_s=_TRANSFER_QUIET_S)
-    if hashlib.sha256(reply.body).hexdigest() != sha256:
-        raise Unreadable(f"what came as blob {sha256} has another SHA-256")
-    return reply.body
-
-
-def blob_delete(settings: Settings, sha256: str, timeout_s: float) -> Op[bool]:
-    """Whether there was such a blob that the tenant keeps."""
-    request = Request("DELETE", f"/v1/blobs/{_segment(sha256)}", repeatable=False)
-    deadline = settings.deadline(f"deleting blob {sha256}", timeout_s)
-    try:
-        yield from exchange(settings, request, deadline)
-    except NotFound:
-        return False
-    return True

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
-from muster.client import calls, following, gathering
+from muster.client import calls, following, gathering, shared
 from muster.client.exchange import Broken, Close, Emit, Op, Pause, Read, Reply, Send, Step
 from muster.client.models import (
     Agent,
@@ -323,7 +323,7 @@ class Client:
 
     def kv_get(self, key: str, *, timeout: float | None = None) -> KvEntry | None:
         """A shared value with its etag; None when there is no such key."""
-        return self._run(calls.kv_get(self._settings, key, self._bound(timeout)))
+        return self._run(shared.kv_get(self._settings, key, self._bound(timeout)))
 
     def kv_put(
         self,
@@ -340,31 +340,31 @@ class Client:
         write whose answer is lost raises Unreachable: read the key to see whether it was made.
         """
         return self._run(
-            calls.kv_put(self._settings, key, value, if_match, if_absent, self._bound(timeout))
+            shared.kv_put(self._settings, key, value, if_match, if_absent, self._bound(timeout))
         )
 
     def kv_delete(self, key: str, *, if_match: str = "", timeout: float | None = None) -> bool:
         """Whether there was such a key. Raises PreconditionFailed when the etag is another one."""
-        return self._run(calls.kv_delete(self._settings, key, if_match, self._bound(timeout)))
+        return self._run(shared.kv_delete(self._settings, key, if_match, self._bound(timeout)))
 
     def kv_keys(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[str]:
         """Names of shared values that begin so, in order."""
-        return self._iterate(calls.kv_keys(self._settings, prefix, self._bound(timeout)))
+        return self._iterate(shared.kv_keys(self._settings, prefix, self._bound(timeout)))
 
     def blob_put(self, content: bytes | Path, *, timeout: float | None = None) -> str:
         """Stores bytes, or the file at a path, and returns the name: its SHA-256.
 
         Raise `timeout` for what takes longer than the client's.
         """
-        return self._run(calls.blob_put(self._settings, content, self._bound(timeout)))
+        return self._run(shared.blob_put(self._settings, content, self._bound(timeout)))
 
     def blob_get(self, sha256: str, *, timeout: float | None = None) -> bytes:
         """A blob's content, checked against its name; raises NotFound."""
-        return self._run(calls.blob_get(self._settings, sha256, self._bound(timeout)))
+        return self._run(shared.blob_get(self._settings, sha256, self._bound(timeout)))
 
     def blob_delete(self, sha256: str, *, timeout: float | None = None) -> bool:
         """Keeps a blob no longer; whether it was kept. Results that refer to it still do."""
-        return self._run(calls.blob_delete(self._settings, sha256, self._bound(timeout)))
+        return self._run(shared.blob_delete(self._settings, sha256, self._bound(timeout)))
 
     # --- how steps are performed ----------------------------------------------------------------
 

@@ -101,14 +101,17 @@ class AgentCore:
         self._waiting = 0
         self._resume: deque[AttemptKey] = deque()
         self._timeouts: list[tuple[int, AttemptKey]] = []
-        # The `stop` attempts, with the contact that their assignment itself proves.
+        # The `stop` attempts, with the contact that their assignment itself proves, oldest first;
+        # apart from them those that are being ended because it was too long ago.
         self._stop_tasks: dict[AttemptKey, int] = {}
+        self._cut_off_tasks: dict[AttemptKey, int] = {}
         self._seq = 0
         self._beats: dict[int, int] = {}
         self._next_beat_ms = 0
         self._hello_sent_ms = 0
         self._last_answered_ms = 0
         self._drain_deadline_ms = 0
+        self._drain_is_over = False
         self._out: list[Command] = []
         self._reactions: dict[type[Any], Callable[[Any, int], None]] = {
             Registered: self._on_registered,
@@ -149,11 +152,14 @@ class AgentCore:
     @property
     def stop_deadline_ms(self) -> int:
         """When `stop` tasks must be killed unless a beat is answered before; 0 = there are none."""
-        if not self._stop_tasks:
+        return self._kill_at_ms(self._cut_off_tasks) or self._kill_at_ms(self._stop_tasks)
+
+    def _kill_at_ms(self, stop_tasks: dict[AttemptKey, int]) -> int:
+        if not stop_tasks:
             return 0
         # A leader lets nobody in unless it knew within the last second that it led, so that the
         # hello of a session in which an attempt was assigned is worth an answered beat.
-        contact_ms = max(self._last_answered_ms, min(self._stop_tasks.values()))
+        contact_ms = max(self._last_answered_ms, next(iter(stop_tasks.values())))
         return contact_ms + CUT_OFF_AFTER_MS
 
     def holds(self, key: AttemptKey) -> bool:
@@ -161,16 +167,16 @@ class AgentCore:
         return key in self._held
 
     def next_wake_ms(self) -> int:
-        """The latest time at which a Tick is due."""
+        """The latest time at which a Tick is due, later than the last Tick; 0 = none is."""
         wakes = [self._next_beat_ms] if self._welcomed else []
         if self._timeouts:
             wakes.append(self._timeouts[0][0])
         if self._stop_tasks:
-            wakes.append(self.stop_deadline_ms)
-        if self.draining:
-            wakes.append(self._drain_deadline_ms)
-            wakes.append(self._drain_deadline_ms + DELIVERY_GRACE_MS)
-        return min(wakes, default=self._next_beat_ms)
+            wakes.append(self._kill_at_ms(self._stop_tasks))
+        if self.draining and not self.finished:
+            grace_ms = DELIVERY_GRACE_MS if self._drain_is_over else 0
+            wakes.append(self._drain_deadline_ms + grace_ms)
+        return min(wakes, default=0)
 
     def handle(self, events: Sequence[Event], now_ms: int) -> list[Command]:
         """Takes events in their order; `now_ms` is CLOCK_BOOTTIME."""
@@ -367,7 +373,9 @@ class AgentCore:
         del self._held[key]
         if held.waiting:
             self._waiting -= 1
-        self._stop_tasks.pop(key, None)
+        if held.spec.stop_when_cut_off:
+            self._stop_tasks.pop(key, None)
+            self._cut_off_tasks.pop(key, None)
         if self._newest.get(key.task_id) == key:
             del self._newest[key.task_id]
         if held.stop is StopReason.DROP:
@@ -430,12 +438,16 @@ class AgentCore:
         while self._timeouts and self._timeouts[0][0] <= now_ms:
             _, key = heapq.heappop(self._timeouts)
             self._stop(key, StopReason.TIME_OUT)
-        for key, contact_ms in list(self._stop_tasks.items()):
-            late_ms = now_ms - max(self._last_answered_ms, contact_ms) - CUT_OFF_AFTER_MS
-            if late_ms >= 0:
-                # After a thaw there is no time left for anything but force.
-                self._stop(key, StopReason.DISCONNECT, max(0, CUT_OFF_GRACE_MS - late_ms))
-        if self.draining and now_ms >= self._drain_deadline_ms:
+        while self._stop_tasks:
+            late_ms = now_ms - self._kill_at_ms(self._stop_tasks)
+            if late_ms < 0:
+                break
+            key = next(iter(self._stop_tasks))
+            self._cut_off_tasks[key] = self._stop_tasks.pop(key)
+            # After a thaw there is no time left for anything but force.
+            self._stop(key, StopReason.DISCONNECT, max(0, CUT_OFF_GRACE_MS - late_ms))
+        if self.draining and now_ms >= self._drain_deadline_ms and not self._drain_is_over:
+            self._drain_is_over = True
             for key in list(self._held):
                 self._stop(key, StopReason.DRAIN)
 

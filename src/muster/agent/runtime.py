@@ -159,9 +159,11 @@ class Runtime:
             return
         if self._wake is not None:
             self._wake.cancel()
+            self._wake = None
         self._wake_ms = wake_ms
-        delay_s = max(0.0, (wake_ms - boot_ms()) / 1000) if wake_ms else 1.0
-        self._wake = self._loop.call_later(delay_s, self._tick)
+        if wake_ms:
+            delay_s = max(0.0, (wake_ms - boot_ms()) / 1000)
+            self._wake = self._loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
         self._wake = None

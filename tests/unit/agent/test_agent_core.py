@@ -257,6 +257,23 @@ def test_a_welcome_alone_proves_no_leadership() -> None:
     assert core.stop_deadline_ms == 8000 + CUT_OFF_AFTER_MS
 
 
+def test_a_tick_is_asked_for_only_while_it_has_something_to_do() -> None:
+    core = connected(now_ms=0)
+    assert core.next_wake_ms() == 1_000
+    core.handle([SessionLost()], 10)
+    assert core.next_wake_ms() == 0
+    core.handle([Assigned(3, (spec(stop=True),))], 20)
+    assert core.next_wake_ms() == CUT_OFF_AFTER_MS
+    core.handle([Tick()], CUT_OFF_AFTER_MS)
+    # It is being ended; the supervisor sees to that it is, and still knows by when.
+    assert (core.next_wake_ms(), core.stop_deadline_ms) == (0, CUT_OFF_AFTER_MS)
+    core.handle([DrainBegan(20_000)], 10_000)
+    core.handle([Tick()], 20_000)
+    assert core.next_wake_ms() == 20_000 + DELIVERY_GRACE_MS
+    core.handle([Tick()], 20_000 + DELIVERY_GRACE_MS)
+    assert (core.finished, core.next_wake_ms()) == (True, 0)
+
+
 @pytest.mark.parametrize(("thawed_ms", "grace_ms"), [(400, 600), (1_000, 0), (60_000, 0)])
 def test_what_is_killed_late_has_less_time_to_end_by_itself(thawed_ms: int, grace_ms: int) -> None:
     core = connected(now_ms=0)

@@ -162,6 +162,8 @@ class Agent(RuleBasedStateMachine):
         if self.welcomed and answered:
             self.tell(BeatAnswered(self.term, self.last_beat))
         self.tell(Tick())
+        wake_ms = self.core.next_wake_ms()
+        assert wake_ms == 0 or wake_ms > self.now_ms, "it asks for Tick after Tick"
 
     @rule()
     def lose_session(self) -> None:

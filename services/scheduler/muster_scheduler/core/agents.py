@@ -6,6 +6,8 @@ new work, and nothing is taken from it. A newer incarnation takes its place at o
 
 A `stop` task must never run twice at once: whatever its agent's state, it is not given out again
 until 13 s after the agent was last heard, unless a supervisor says that all of it is dead.
+
+An agent that is heard and does not keep its word is no better than a silent one, see `overdue`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.task import OnDisconnect, Wish
 from muster.domain.task_lifecycle import HELD_STATES
-from muster_scheduler.core import tasks
+from muster_scheduler.core import overdue, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
-from muster_scheduler.core.records import AgentEntry, AttemptRef, Evidence, Now, OpenTask
+from muster_scheduler.core.records import NOBODY, AgentEntry, AttemptRef, Evidence, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.core.suspects import charged, judge_kept
 
 SILENT_AND_LEASELESS_MS = 10_000
 SILENT_MS = 60_000
@@ -110,6 +113,8 @@ def connected(
     _meet(state, agent, incarnation, now)
     agent.session = True
     agent.draining = False
+    # What was pushed before may never have arrived; it is pushed again below.
+    agent.owed.clear()
     agent.heard_boot_ms = now.boot_ms
     there = {(ref.task_id, ref.attempt) for ref, _ in held}
     push = state.commands.pushes[ident]
@@ -222,6 +227,7 @@ def restart(state: ClusterState, ident: AgentId, why: str, now: Now) -> bool:
 def judge(state: ClusterState, now: Now) -> None:
     """Looks at every agent's silence; called about once a second while it may be judged."""
     _pardon(state, now)
+    judge_kept(state, now)
     for agent in list(state.agents.values()):
         silent_ms = now.boot_ms - agent.heard_boot_ms
         leaseless = state.registry_seen and not agent.leased
@@ -240,6 +246,8 @@ def judge(state: ClusterState, now: Now) -> None:
             for task in list(agent.tasks.values()):
                 if task.spec.on_disconnect is OnDisconnect.STOP:
                     tasks.lost(state, task, f"agent {agent.id} is cut off", False, now)
+        if agent.session and silent_ms < SUSPECT_MS and overdue.look_at(state, agent, now):
+            restart(state, agent.id, "it does not end what it was told to end", now)
         _settle(state, agent, now)
 
 
@@ -259,6 +267,7 @@ def _pardon(state: ClusterState, now: Now) -> None:
     last_ms, state.judged_boot_ms = state.judged_boot_ms, now.boot_ms
     if last_ms is not None and now.boot_ms - last_ms > JUDGED_LATE_MS:
         for agent in state.agents.values():
+            agent.owed.clear()
             heard_ms = agent.heard_boot_ms + now.boot_ms - last_ms
             agent.heard_boot_ms = min(now.boot_ms, heard_ms)
 
@@ -283,13 +292,15 @@ def _meet(state: ClusterState, agent: AgentEntry, incarnation: int, now: Now) ->
     ]
     agent.incarnation = incarnation
     agent.session = agent.draining = agent.suspected = False
+    agent.distrusted_until_boot_ms = 0
+    agent.owed.clear()
     agent.heard_boot_ms = now.boot_ms
     if not first and agent.state is not AgentState.JOINING:
         state.enter(agent, AgentEvent.REJOINED, f"incarnation {incarnation} registered", now)
+    to_charge = set() if on_purpose else charged(task for task, _ in older if task.started)
     for task, fence_ms in older:
         why = f"agent {agent.id} was restarted as incarnation {incarnation}"
-        blamed = task.started and not on_purpose
-        tasks.lost(state, task, why, blamed, now, fence_ms=fence_ms)
+        tasks.lost(state, task, why, task in to_charge, now, fence_ms=fence_ms)
     agent.restarting = False
 
 
@@ -299,6 +310,8 @@ def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
     doubts = []
     if agent.suspected:
         doubts.append(f"the monitor suspects it (phi {agent.phi:.1f})")
+    if now.boot_ms < agent.distrusted_until_boot_ms:
+        doubts.append("it was given attempts and did not start them")
     if silent_ms >= SUSPECT_MS:
         doubts.append(f"it was silent for {silent_ms / 1000:.1f} s")
     if state.registry_seen and not agent.leased:
@@ -340,13 +353,14 @@ def _die(
     if _can(agent, AgentEvent.DIED):
         state.enter(agent, AgentEvent.DIED, why, now)
     state.refresh(agent)
-    blamed = {
-        (t.id, t.status.attempt)
+    begun = [
+        t
         for t in agent.tasks.values()
         if not (agent.restarting or agent.draining)
         and (t.started if suspects is None else (t.id, t.status.attempt) in suspects)
-    }
-    _lose_tasks(state, agent, f"agent {agent.id} is down: {why}", blamed, now, fenced=fenced)
+    ]
+    to_charge = charged(begun)
+    _lose_tasks(state, agent, f"agent {agent.id} is down: {why}", to_charge, now, fenced=fenced)
     agent.restarting = False
 
 
@@ -354,7 +368,7 @@ def _lose_tasks(
     state: ClusterState,
     agent: AgentEntry,
     why: str,
-    blamed: set[tuple[TaskId, int]],
+    to_charge: set[OpenTask],
     now: Now,
     *,
     fenced: bool = False,
@@ -362,8 +376,7 @@ def _lose_tasks(
     for task in list(agent.tasks.values()):
         assert task.status.state in HELD_STATES, f"{task!r} is on an agent"
         fence_ms = 0 if fenced else _fence_ms(agent, task, now)
-        is_blamed = (task.id, task.status.attempt) in blamed
-        tasks.lost(state, task, why, is_blamed, now, fence_ms=fence_ms)
+        tasks.lost(state, task, why, task in to_charge, now, fence_ms=fence_ms)
 
 
 def _leave(state: ClusterState, agent: AgentEntry, why: str, now: Now) -> None:
@@ -375,6 +388,8 @@ def _leave(state: ClusterState, agent: AgentEntry, why: str, now: Now) -> None:
 
 def _forget(state: ClusterState, agent: AgentEntry) -> None:
     assert not agent.tasks, f"{agent!r} is forgotten with tasks"
+    if agent.kept_for != NOBODY:
+        state.open_again(agent)
     if agent.id in state.table:
         state.table.remove(agent.id)
     del state.agents[agent.id]

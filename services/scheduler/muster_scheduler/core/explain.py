@@ -36,6 +36,12 @@ def explain(state: ClusterState, task: OpenTask, now: Now) -> Explanation:
         return Explanation(
             status.state, f"attempt {status.attempt} {doing} on agent {status.agent}"
         )
+    if task.id in state.suspects:
+        deaths = status.agent_deaths
+        return Explanation(
+            status.state,
+            f"it waits for an agent of its own, for {deaths} agents died while they ran it",
+        )
     if not task.queued:
         pause_ms = max(0, status.not_before_clock_ms - now.clock_ms)
         why = f"; {status.why}" if status.why else ""

@@ -11,6 +11,7 @@ from muster_scheduler.core.outcomes import assigned
 from muster_scheduler.core.queue import Candidate, Line, LineKey
 from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.core.suspects import place_alone
 from muster_scheduler.placement.classes import TaskBatch
 from muster_scheduler.placement.snapshot import Snapshot
 from muster_scheduler.placement.strategy import get
@@ -29,6 +30,11 @@ def place(state: ClusterState, now: Now) -> int:
     """Gives waiting tasks to agents while some fit; returns how many were placed."""
     state.place_again = False
     placed = 0
+    if state.suspects:
+        for task, agent in place_alone(state, now):
+            _assign(state, task, agent.id, now)
+            placed += 1
+        state.placed_count += placed
     blocked: set[LineKey] = set()
     for _ in range(MAX_ROUNDS):
         if not len(state.queue):

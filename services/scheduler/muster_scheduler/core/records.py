@@ -8,13 +8,16 @@ from enum import Enum
 import msgspec
 
 from muster.domain.agent import AgentRecord
-from muster.domain.agent_lifecycle import AgentState, AgentWish
+from muster.domain.agent_lifecycle import AgentState, AgentWish, may_receive_work
 from muster.domain.ids import AgentId, TaskId, TenantId
-from muster.domain.task import TaskSpec, TaskStatus
+from muster.domain.task import POISON_DEATHS, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import TaskState
 
+# A task that so many agents have died with runs alone: one more, and it is DEAD.
+SUSPECT_DEATHS = POISON_DEATHS - 1
 # Evidence shown for an agent; older entries are in the events.
 MAX_EVIDENCE = 20
+NOBODY = TaskId("")
 
 
 class Now(msgspec.Struct, frozen=True):
@@ -69,11 +72,13 @@ class OpenTask:
     not created yet). Decisions run ahead of storage: while `write` is under way further ones
     change `status` and gather `effects` (it is `ahead`), and the next write carries them all.
     `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
-    `row` is the agent table's row that the task is charged to, -1 = none.
+    `row` is the agent table's row that the task is charged to, -1 = none. `alone_since_boot_ms` is
+    since when a suspect waits to run alone, 0 = not known yet.
     """
 
     __slots__ = (
         "ahead",
+        "alone_since_boot_ms",
         "class_id",
         "effects",
         "id",
@@ -103,6 +108,7 @@ class OpenTask:
         self.started = status.started_at_ms > 0
         self.waiting = False
         self.ahead = False
+        self.alone_since_boot_ms = 0
         self.write: Write | None = None
         self.effects: list[Effect] = []
 
@@ -128,17 +134,24 @@ class AgentEntry:
 
     `record` is None while the registry has not shown it (a new leader meets tasks and sessions
     first). `heard_boot_ms` is when its runtime was last heard. `leased` is whether the registry
-    shows it. `supervised` is whether its supervisor has a session.
+    shows it. `supervised` is whether its supervisor has a session. `kept_for` is the suspect that
+    it is kept for, "" = nobody, until `kept_until_boot_ms`. `owed` are the attempts of which its
+    word is awaited, and since when. Until `distrusted_until_boot_ms` it gets nothing new, for it
+    did not keep its word.
     """
 
     __slots__ = (
+        "distrusted_until_boot_ms",
         "draining",
         "evidence",
         "health",
         "heard_boot_ms",
         "id",
         "incarnation",
+        "kept_for",
+        "kept_until_boot_ms",
         "leased",
+        "owed",
         "phi",
         "record",
         "restarting",
@@ -163,12 +176,26 @@ class AgentEntry:
         self.suspected = False
         self.draining = False
         self.restarting = False
+        self.kept_for = NOBODY
+        self.kept_until_boot_ms = 0
+        self.owed: dict[tuple[TaskId, int, Wish], int] = {}
+        self.distrusted_until_boot_ms = 0
         self.phi = 0.0
         self.health = 1.0
         self.heard_boot_ms = now.boot_ms
         self.since_boot_ms = now.boot_ms
         self.tasks: dict[TaskId, OpenTask] = {}
         self.evidence: list[Evidence] = []
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may get new work, as far as it itself is concerned."""
+        return (
+            self.session
+            and may_receive_work(self.state, self.wish)
+            and not self.draining
+            and not self.suspected
+        )
 
     def note(self, evidence: Evidence) -> None:
         """Keeps the newest evidence."""

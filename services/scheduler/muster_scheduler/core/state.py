@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from numpy.random import Generator
 
-from muster.domain.agent_lifecycle import AgentEvent, AgentState, AgentWish, may_receive_work
+from muster.domain.agent_lifecycle import AgentEvent, AgentState, AgentWish
 from muster.domain.agent_lifecycle import advance as advance_agent
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.resources import ResourceKind, ResourceVector, kind_of
@@ -18,6 +18,8 @@ from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
+    NOBODY,
+    SUSPECT_DEATHS,
     AgentEntry,
     Effect,
     Evidence,
@@ -43,6 +45,9 @@ class ClusterState:
         self.table = AgentTable()
         self.classes = ClassTable()
         self.queue = WaitingQueue()
+        # Tasks that wait to run alone, and the agents that are kept for them or that they run on.
+        self.suspects: dict[TaskId, OpenTask] = {}
+        self.kept: dict[AgentId, AgentEntry] = {}
         self.deadlines = Deadlines()
         self.tasks: dict[TaskId, OpenTask] = {}
         self.agents: dict[AgentId, AgentEntry] = {}
@@ -103,8 +108,26 @@ class ClusterState:
     def enqueue(self, task: OpenTask) -> None:
         """Lets a PENDING task wait for a place."""
         self.classify(task)
-        self.queue.add(task)
+        if task.status.agent_deaths < SUSPECT_DEATHS:
+            self.queue.add(task)
+        else:
+            task.alone_since_boot_ms = 0
+            self.suspects[task.id] = task
         self.place_again = True
+
+    def unqueue(self, task: OpenTask) -> None:
+        """The task waits for a place no more; harmless when it does not."""
+        self.queue.discard(task)
+        if self.suspects and self.suspects.pop(task.id, None) is not None:
+            for agent in [a for a in self.kept.values() if a.kept_for == task.id]:
+                self.open_again(agent)
+
+    def let_join(self, ident: TaskId) -> None:
+        """A suspect that has waited for long enough is placed as others are."""
+        task = self.suspects.pop(ident, None)
+        if task is not None:
+            self.queue.add(task)
+            self.place_again = True
 
     def charge(self, task: OpenTask, agent: AgentEntry) -> None:
         """Books the task on the agent."""
@@ -126,6 +149,8 @@ class ClusterState:
         if not self.held[task.spec.tenant]:
             del self.held[task.spec.tenant]
         self.to_start.pop(task.id, None)
+        if agent.kept_for == task.id:
+            self.open_again(agent)
         if task.row >= 0:
             if task.waiting:
                 self._lend(task, back=True)
@@ -165,7 +190,7 @@ class ClusterState:
     def forget(self, task: OpenTask) -> None:
         """The task is no longer open, or is to be loaded again."""
         self.release(task)
-        self.queue.discard(task)
+        self.unqueue(task)
         self.dirty.pop(task.id, None)
         self.tasks.pop(task.id, None)
 
@@ -196,16 +221,32 @@ class ClusterState:
         """Brings the agent's row up to date after any change of it."""
         if agent.id not in self.table:
             return
-        placeable = agent.session and may_receive_work(agent.state, agent.wish)
-        placeable = placeable and not agent.draining and not agent.suspected
+        placeable = agent.usable and agent.kept_for == NOBODY
         self.table.set_placeable(agent.id, placeable, why_not=_why_not(agent))
         self.place_again = self.place_again or placeable
+
+    def keep(self, agent: AgentEntry, task: OpenTask, until_boot_ms: int) -> None:
+        """Nothing new is placed on the agent but this suspect."""
+        assert agent.kept_for == NOBODY, f"{agent!r} is kept twice"
+        agent.kept_for, agent.kept_until_boot_ms = task.id, until_boot_ms
+        self.kept[agent.id] = agent
+        self.refresh(agent)
+
+    def open_again(self, agent: AgentEntry) -> None:
+        """The agent is no longer kept for anyone."""
+        agent.kept_for = NOBODY
+        del self.kept[agent.id]
+        self.refresh(agent)
 
     def counts(self) -> Mapping[str, int]:
         """Open tasks by what they do: queued, assigned, running."""
         held = sum(len(a.tasks) for a in self.agents.values())
         running = sum(1 for a in self.agents.values() for t in a.tasks.values() if t.started)
-        return {"queued": len(self.queue), "assigned": held - running, "running": running}
+        return {
+            "queued": len(self.queue) + len(self.suspects),
+            "assigned": held - running,
+            "running": running,
+        }
 
 
 # Tasks ask for few distinct vectors.
@@ -225,5 +266,7 @@ def _why_not(agent: AgentEntry) -> str:
     if agent.wish is AgentWish.DRAIN or agent.draining or agent.state is AgentState.DRAINING:
         return "draining"
     if agent.state in (AgentState.READY, AgentState.PAROLE):
+        if agent.kept_for != NOBODY and agent.session:
+            return "kept for a task that agents died with"
         return "suspect" if agent.suspected else "not connected"
     return agent.state.value.lower()

@@ -11,6 +11,7 @@ from muster.domain.task import OnDisconnect, Outcome, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskEvent, TaskState
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS, TIMEOUT_GRACE_MS, Moment
 from muster_scheduler.core.outcomes import (
+    MAX_AVOID,
     after_loss,
     after_outcome,
     ended,
@@ -26,6 +27,7 @@ from muster_scheduler.core.records import (
     Write,
 )
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.core.suspects import charged
 
 
 class Verdict(Enum):
@@ -92,11 +94,12 @@ def _load_held(state: ClusterState, task: OpenTask, now: Now) -> None:
     if task.started and task.spec.timeout_ms:
         due = status.started_clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
         state.deadlines.add(due, Moment.TIMEOUT, task)
+    to_charge = charged(older for older in overtaken if older.started)
     for older in overtaken:
         why = f"agent {agent.id} was restarted as incarnation {agent.incarnation}"
         stop = older.spec.on_disconnect is OnDisconnect.STOP
         fence_ms = STOP_GIVEN_AWAY_MS if stop else 0
-        lost(state, older, why, older.started, now, fence_ms=fence_ms)
+        lost(state, older, why, older in to_charge, now, fence_ms=fence_ms)
 
 
 def _wait(state: ClusterState, task: OpenTask, now: Now) -> None:
@@ -189,6 +192,17 @@ def _will_be_acknowledged(task: OpenTask, ref: AttemptRef) -> bool:
     return any(e.kind is EffectKind.ACK and e.ref == ref for e in (*written, *task.effects))
 
 
+def take_back(state: ClusterState, task: OpenTask, why: str, now: Now) -> None:
+    """Its agent lives and did not begin it: others are asked first from now on."""
+    agent = task.status.agent
+    lost(state, task, why, False, now)
+    if task.status.state is TaskState.PENDING:
+        avoid = tuple(dict.fromkeys((*task.status.avoid, agent)))[-MAX_AVOID:]
+        state.unqueue(task)
+        state.decide(task, replace(task.status, avoid=avoid))
+        _wait(state, task, now)
+
+
 def lost(
     state: ClusterState,
     task: OpenTask,
@@ -223,7 +237,7 @@ def cancel(state: ClusterState, task: OpenTask, now: Now) -> TaskState:
     if task.status.state in ENDED_STATES:
         return task.status.state
     if task.status.state is TaskState.PENDING:
-        state.queue.discard(task)
+        state.unqueue(task)
         status = ended(
             task.status, task.id, TaskEvent.CANCEL, now.wall_ms, why="cancelled on request"
         )
@@ -248,7 +262,7 @@ def due(state: ClusterState, now: Now) -> None:
             continue
         pending = task.status.state is TaskState.PENDING
         if moment is Moment.RETRY:
-            if pending and not task.queued:
+            if pending and not task.queued and task.id not in state.suspects:
                 _wait(state, task, now)
         elif moment is Moment.TIMEOUT:
             if not pending and task.status.attempt == attempt:
@@ -256,7 +270,7 @@ def due(state: ClusterState, now: Now) -> None:
         elif moment is Moment.START and _has_started(task):
             continue
         elif pending:
-            state.queue.discard(task)
+            state.unqueue(task)
             why = f"{moment.value} (waited {now.clock_ms - task.status.created_clock_ms} ms)"
             state.decide(
                 task, ended(task.status, task.id, TaskEvent.TIME_OUT, now.wall_ms, why=why)

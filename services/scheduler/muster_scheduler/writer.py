@@ -23,6 +23,9 @@ _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
 
 MAX_BATCH = 500
+# Of one kind: while Redis syncs one, storage takes the next apart. They are about different tasks,
+# for each has at most one write under way, so their order does not matter.
+CALLS_AT_ONCE = 2
 # Half of what a message may hold; inputs of 1 MiB and outputs of 64 KiB would pass it.
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 # Of a status and a specification without the input, an outcome without output and error.
@@ -43,30 +46,38 @@ _APPLIED: Mapping[int, Verdict] = {
 
 
 class _Lane:
-    """One kind of call, one at a time: what comes meanwhile goes together with the next."""
+    """One kind of call, a few at a time: what comes meanwhile goes together with the next."""
 
     def __init__(self, call: Callable[[list[Write]], Awaitable[None]]) -> None:
         self._call = call
         self._waiting: deque[Write] = deque()
         self._wake = asyncio.Event()
-        self.idle = True
+        self._busy = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether what is added now goes out at once."""
+        return self._busy < CALLS_AT_ONCE and not self._waiting
 
     def add(self, writes: list[Write]) -> None:
         if writes:
-            self.idle = False
             self._waiting.extend(writes)
             self._wake.set()
 
-    async def run(self) -> None:
+    async def work(self) -> None:
+        """One of the CALLS_AT_ONCE that do this at a time."""
         while True:
-            await self._wake.wait()
-            while self._waiting:
-                batch = self._next_batch()
-                metrics.COMMIT_ITEMS.observe(len(batch))
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            batch = self._next_batch()
+            metrics.COMMIT_ITEMS.observe(len(batch))
+            self._busy += 1
+            try:
                 with metrics.COMMIT_SECONDS.time():
                     await self._call(batch)
-            self._wake.clear()
-            self.idle = True
+            finally:
+                self._busy -= 1
 
     def _next_batch(self) -> list[Write]:
         waiting = self._waiting
@@ -108,8 +119,9 @@ class Writer:
     async def run(self) -> None:
         """Writes until cancelled; raises StaleTerm when the term is lost."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._creates.run(), name="create")
-            group.create_task(self._applies.run(), name="apply")
+            for _ in range(CALLS_AT_ONCE):
+                group.create_task(self._creates.work(), name="create")
+                group.create_task(self._applies.work(), name="apply")
 
     async def _create(self, writes: list[Write]) -> None:
         request = storage_pb2.CreateRequest(term=self._term)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.polling import eventually
 from tests.unit.scheduler.core_bench import ident
 
 from muster.api.v1 import scheduler_pb2, storage_pb2, task_pb2
@@ -33,7 +34,7 @@ from muster_scheduler.leader import Leader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import MAX_WAITING_BYTES, Publisher
 from muster_scheduler.sessions import MAX_MESSAGE_BYTES, MAX_UNSENT, Session
-from muster_scheduler.writer import MAX_BATCH, MAX_BATCH_BYTES, Answer, Writer
+from muster_scheduler.writer import CALLS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES, Answer, Writer
 
 A = AgentId("a")
 
@@ -194,6 +195,34 @@ async def test_a_write_is_repeated_until_it_is_answered(error: MusterError) -> N
     storage, answers = await written(after_a_while, [write(1, new=False, output=5)])
     assert [verdict for _, verdict, _ in answers] == [Verdict.OK]
     assert (len(storage.calls), storage.rotations) == (3, 2)
+
+
+async def test_two_calls_are_under_way_and_the_rest_gathers() -> None:
+    gate = asyncio.Event()
+    storage = Storage(fine)
+    asked: list[int] = []
+
+    async def slow(stub: Any, method: str, request: Any, **_: Any) -> Any:
+        asked.append(len(request.transitions))
+        await gate.wait()
+        return fine(method, request)
+
+    storage.call = slow  # type: ignore[method-assign]
+    answered: list[Answer] = []
+    writer = Writer(storage, 7, answered.extend)  # type: ignore[arg-type]
+    work = asyncio.create_task(writer.run())
+    for number in range(6):
+        assert writer.idle == (number < CALLS_AT_ONCE)
+        writer.add([write(number, new=False)])
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert asked == [1] * CALLS_AT_ONCE
+    gate.set()
+    await eventually(lambda: len(answered) == 6, within_s=20)
+    assert asked == [1, 1, 4]
+    assert writer.idle
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def test_a_lost_term_ends_the_writer() -> None:

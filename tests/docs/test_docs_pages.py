@@ -1,0 +1,115 @@
+"""Every command and every Python snippet of docs/ does what the page says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.docs.doc_blocks import RUNNABLE, SHOWN, Block, blocks_of
+from tests.docs.page_runner import REPOSITORY, Machine, PageRunner
+
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+TRIED = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
+# Started once for all pages that do not start a cluster themselves, as docs/README.md says.
+UP = "muster up --agents 2 --skills examples.quickstart.skills --port 8080 --detach"
+
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(600)]
+
+
+def starts_its_own(page: Path) -> bool:
+    """Whether the page's own blocks start what it needs."""
+    return any(
+        block.is_run and ("muster up" in block.text or "muster service" in block.text)
+        for block in blocks_of(page)
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine on which a cluster runs."""
+    machine = Machine(tmp_path_factory.mktemp("shared"))
+    starting = PageRunner(machine, "starting")
+    try:
+        starting.run([Block(Path("the shared cluster"), 1, "sh", UP)])
+        yield machine
+        starting.run([Block(Path("the shared cluster"), 1, "sh", "muster down")])
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize("page", TRIED, ids=lambda page: page.stem)
+def test_page(page: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    alone = starts_its_own(page)
+    machine = Machine(tmp_path / "m") if alone else request.getfixturevalue("shared")
+    runner = PageRunner(machine, page.stem)
+    try:
+        runner.run(blocks_of(page))
+    finally:
+        runner.close()
+        if alone:
+            machine.close()
+
+
+def test_every_block_says_what_it_is() -> None:
+    for page in [*PAGES, REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md"]:
+        for block in blocks_of(page):
+            if page.parent == DOCS:
+                assert block.language in RUNNABLE | SHOWN, f"{block.place}: which language?"
+            if block.language == "json":
+                json.loads(block.text)
+            if block.language == "python":
+                compile(block.text, block.place, "exec")
+
+
+def test_what_is_not_run_is_rare() -> None:
+    left_out = [b for page in PAGES for b in blocks_of(page) if b.note[0] == "not run"]
+    run = [b for page in PAGES for b in blocks_of(page) if b.is_run]
+    assert len(left_out) * 5 <= len(run), [f"{b.place}: {b.note[1]}" for b in left_out]
+
+
+def test_a_machine_leaves_nothing_behind(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "m")
+    PageRunner(machine, "page").run([Block(Path("p.md"), 1, "sh", "sleep 300 & echo $! > pid")])
+    pid = int((machine.folder / "page" / "pid").read_text())
+    machine.close()
+    assert not Path(f"/proc/{pid}").exists() or _state(pid) == "Z"
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```sh\nfalse\ntrue\n```\n", "exit code 1"),
+        ("<!-- exits: 1 -->\n```sh\ntrue\n```\n", "exit code 0"),
+        ("```console\n$ echo a\nb\n```\n", "the page shows"),
+        ("```python\nprint(1)\n```\n<!-- output -->\n```text\n2\n```\n", "the page shows"),
+        ("```python\nraise ValueError\n```\n", "exit code 1"),
+    ],
+)
+def test_a_wrong_page_fails(text: str, said: str, tmp_path: Path) -> None:
+    runner = PageRunner(Machine(tmp_path / "m"), "page")
+    try:
+        with pytest.raises(AssertionError, match=said):
+            runner.run(blocks_of(Path("p.md"), text))
+    finally:
+        runner.close()
+
+
+def test_what_a_block_sets_outlives_it(tmp_path: Path) -> None:
+    text = (
+        "```sh\nMUSTER_X='a b'; f() { echo f; }; mkdir d; cd d\n```\n"
+        '```console\n$ f; echo "$MUSTER_X"; basename "$PWD"\nf\na b\nd\n```\n'
+        "```python\nimport os\nx = os.environ['MUSTER_X']\n```\n"
+        "```python\nprint(x)\n```\n<!-- output -->\n```text\na b\n```\n"
+    )
+    runner = PageRunner(Machine(tmp_path / "m"), "page")
+    try:
+        runner.run(blocks_of(Path("p.md"), text))
+    finally:
+        runner.close()

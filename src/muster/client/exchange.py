@@ -169,7 +169,7 @@ def exchange(
             again = request.repeatable or not answer.arrived
         tries += 1
         pause_s += settings.delay_s(tries)
-        if not again or settings.clock() + pause_s > give_up_s:
+        if not again or settings.clock() + pause_s >= give_up_s:
             raise error
         yield Pause(pause_s)
 

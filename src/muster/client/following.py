@@ -55,10 +55,10 @@ def follow(
         reader, why = EventReader(), "the events ended early"
         while True:
             piece = yield Read()
+            deadline.left_s()
             if piece is None:
                 break
             if isinstance(piece, Broken):
-                deadline.left_s()
                 why = piece.why
                 break
             for event in reader.feed(piece):

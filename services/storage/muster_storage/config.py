@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.domain.errors import ConfigurationError
+from muster.rpc.settings import address, flag, number
 from muster_storage.blobs import MAX_BLOB_BYTES
 from muster_storage.redis_link import RedisAddress
 from muster_storage.redis_store import EVENTS_KEPT
@@ -53,54 +54,21 @@ class Config:
                 "MUSTER_BLOB_DIR", "", "a folder that all storage services share"
             )
         return cls(
-            listen=_address(environ, "MUSTER_LISTEN", "127.0.0.1:7104"),
-            metrics_listen=_address(environ, "MUSTER_METRICS_LISTEN", "127.0.0.1:0"),
+            listen=address(environ, "MUSTER_LISTEN", "127.0.0.1:7104"),
+            metrics_listen=address(environ, "MUSTER_METRICS_LISTEN", "127.0.0.1:0"),
             secret=environ.get("MUSTER_JOIN_SECRET", ""),
             redis_url=redis_url,
             blob_dir=Path(blob_dir).absolute(),
-            retention_s=int(_number(environ, "MUSTER_RETENTION_S", DAY_S, 1, 10 * 365 * DAY_S)),
+            retention_s=int(number(environ, "MUSTER_RETENTION_S", DAY_S, 1, 10 * 365 * DAY_S)),
             retain_tasks=int(
-                _number(environ, "MUSTER_RETAIN_TASKS", RETAIN_TASKS, 1_000, 100_000_000)
+                number(environ, "MUSTER_RETAIN_TASKS", RETAIN_TASKS, 1_000, 100_000_000)
             ),
-            blob_grace_s=int(_number(environ, "MUSTER_BLOB_GRACE_S", 3600, 1, 365 * DAY_S)),
+            blob_grace_s=int(number(environ, "MUSTER_BLOB_GRACE_S", 3600, 1, 365 * DAY_S)),
             blob_max_bytes=int(
-                _number(environ, "MUSTER_BLOB_MAX_BYTES", MAX_BLOB_BYTES, 1, 1024**4)
+                number(environ, "MUSTER_BLOB_MAX_BYTES", MAX_BLOB_BYTES, 1, 1024**4)
             ),
-            events_kept=int(
-                _number(environ, "MUSTER_EVENTS_KEPT", EVENTS_KEPT, 1_000, 100_000_000)
-            ),
-            redis_timeout_s=_number(environ, "MUSTER_REDIS_TIMEOUT_S", REDIS_TIMEOUT_S, 0.1, 60),
-            sweep_interval_s=_number(environ, "MUSTER_SWEEP_INTERVAL_S", 10, 0.1, 3600),
-            allow_weak_redis=_flag(environ, "MUSTER_ALLOW_WEAK_REDIS"),
+            events_kept=int(number(environ, "MUSTER_EVENTS_KEPT", EVENTS_KEPT, 1_000, 100_000_000)),
+            redis_timeout_s=number(environ, "MUSTER_REDIS_TIMEOUT_S", REDIS_TIMEOUT_S, 0.1, 60),
+            sweep_interval_s=number(environ, "MUSTER_SWEEP_INTERVAL_S", 10, 0.1, 3600),
+            allow_weak_redis=flag(environ, "MUSTER_ALLOW_WEAK_REDIS"),
         )
-
-
-def _number(
-    environ: Mapping[str, str], key: str, default: float, least: float, most: float
-) -> float:
-    text = environ.get(key, "")
-    if not text:
-        return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
-    # NaN fails the comparison too.
-    if not least <= number <= most:
-        raise ConfigurationError(key, text, f"a number from {least:g} to {most:g}")
-    return number
-
-
-def _flag(environ: Mapping[str, str], key: str) -> bool:
-    text = environ.get(key, "")
-    if text not in ("", "0", "1"):
-        raise ConfigurationError(key, text, "0 or 1")
-    return text == "1"
-
-
-def _address(environ: Mapping[str, str], key: str, default: str) -> str:
-    text = environ.get(key) or default
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise ConfigurationError(key, text, "host:port, port 0 = any free one")
-    return text

@@ -23,6 +23,7 @@ from muster_storage.records import (
     Notice,
     event_head,
 )
+from muster_storage.wire import bytes_field
 
 # The newest version of stored records that this code writes; N-1 is read too.
 NEWEST_VERSION = task_pb2.SCHEMA_VERSION_1
@@ -32,7 +33,59 @@ MAX_NOTE_CHARS = 1024
 # An outcome up to this size travels in the event of its task's end; larger ones are read.
 MAX_EVENT_OUTCOME_BYTES = 1024
 MAX_EVENTS = 10_000
+_EVENT_TASK_ID = pb.Event.TASK_ID_FIELD_NUMBER
+_EVENT_WHY = pb.Event.WHY_FIELD_NUMBER
+_EVENT_OUTCOME = pb.Event.OUTCOME_FIELD_NUMBER
 _PUBLISHED = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_AGENT_CHANGED)
+
+
+class _TaskEvents:
+    """Serialized events about the tasks of one call. What tasks have in common is serialized once:
+    fields of a message may stand in any order, so each task's own are appended."""
+
+    def __init__(self, kind: pb.EventKind.ValueType, term: int, at_ms: int) -> None:
+        self._kind, self._term, self._at_ms = kind, term, at_ms
+        self._known: dict[tuple[str, str, int, int, str, int], bytes] = {}
+        self._heads: dict[tuple[str, bool], str] = {}
+
+    def event(
+        self,
+        ident: str,
+        tenant: str,
+        skill: str,
+        status: task_pb2.TaskStatus,
+        outcome: bytes = b"",
+    ) -> bytes:
+        state, attempt, agent = status.state, status.attempt, status.agent
+        incarnation = status.incarnation
+        key = (tenant, skill, state, attempt, agent, incarnation)
+        common = self._known.get(key)
+        if common is None:
+            common = self._known[key] = pb.Event(
+                kind=self._kind,
+                tenant=tenant,
+                at_ms=self._at_ms,
+                state=state,
+                attempt=attempt,
+                agent=agent,
+                skill=skill,
+                term=self._term,
+                incarnation=incarnation,
+            ).SerializeToString()
+        parts = [common, bytes_field(_EVENT_TASK_ID, ident.encode())]
+        why = status.why
+        if why:
+            parts.append(bytes_field(_EVENT_WHY, why.encode()))
+        if outcome:
+            parts.append(bytes_field(_EVENT_OUTCOME, outcome))
+        return b"".join(parts)
+
+    def head(self, tenant: str, *, ended: bool = False) -> str:
+        found = self._heads.get((tenant, ended))
+        if found is None:
+            found = event_head(self._kind, tenant, self._term, ended=ended)
+            self._heads[(tenant, ended)] = found
+        return found
 
 
 class _Names:
@@ -53,6 +106,7 @@ def creations(request: pb.CreateRequest, now_ms: int) -> list[Creation]:
     term = request.term
     _at_most("tasks", len(request.tasks), MAX_BATCH_TASKS)
     names = _Names()
+    events = _TaskEvents(pb.EVENT_KIND_TASK_CREATED, term, now_ms)
     out = []
     for task in request.tasks:
         spec, status = task.spec, task.status
@@ -70,18 +124,6 @@ def creations(request: pb.CreateRequest, now_ms: int) -> list[Creation]:
             raise InvalidInput("status.state", state, "a task is created PENDING or ASSIGNED")
         elif agent:
             raise InvalidInput("status.agent", agent, "a PENDING task has no agent")
-        event = pb.Event(
-            kind=pb.EVENT_KIND_TASK_CREATED,
-            tenant=tenant,
-            at_ms=now_ms,
-            task_id=ident,
-            state=state,
-            attempt=attempt,
-            agent=agent,
-            skill=skill,
-            why=status.why,
-            term=term,
-        )
         out.append(
             Creation(
                 tenant,
@@ -93,8 +135,8 @@ def creations(request: pb.CreateRequest, now_ms: int) -> list[Creation]:
                 spec.SerializeToString(),
                 status.SerializeToString(),
                 0 if status.created_clock_ms else 1,
-                event_head(pb.EVENT_KIND_TASK_CREATED, tenant, term),
-                event.SerializeToString(),
+                events.head(tenant),
+                events.event(ident, tenant, skill, status),
                 labels_of(spec),
             )
         )
@@ -108,6 +150,7 @@ def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
         raise InvalidInput("term", term, "a state is only changed under a scheduler's term")
     _at_most("transitions", len(request.transitions), MAX_BATCH_TASKS)
     names = _Names()
+    events = _TaskEvents(pb.EVENT_KIND_TASK_CHANGED, term, now_ms)
     out = []
     for item in request.transitions:
         tenant, ident, status = item.tenant, item.id, item.status
@@ -123,21 +166,8 @@ def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
             outcome, blob = item.outcome.SerializeToString(), item.outcome.output_blob
             if blob:
                 check_sha256("outcome.output_blob", blob)
-        event = pb.Event(
-            kind=pb.EVENT_KIND_TASK_CHANGED,
-            tenant=tenant,
-            at_ms=now_ms,
-            task_id=ident,
-            state=state,
-            attempt=attempt,
-            agent=agent,
-            skill=item.skill,
-            why=status.why,
-            term=term,
-            incarnation=status.incarnation,
-        )
-        if outcome and len(outcome) <= MAX_EVENT_OUTCOME_BYTES and state >= FIRST_ENDED:
-            event.outcome.CopyFrom(item.outcome)
+        ended = state >= FIRST_ENDED
+        told = outcome if ended and len(outcome) <= MAX_EVENT_OUTCOME_BYTES else b""
         out.append(
             Change(
                 tenant,
@@ -150,8 +180,8 @@ def changes(request: pb.ApplyRequest, now_ms: int) -> list[Change]:
                 status.SerializeToString(),
                 outcome,
                 blob,
-                event_head(pb.EVENT_KIND_TASK_CHANGED, tenant, term, ended=state >= FIRST_ENDED),
-                event.SerializeToString(),
+                events.head(tenant, ended=ended),
+                events.event(ident, tenant, item.skill, status, told),
             )
         )
     return out

@@ -31,6 +31,11 @@ def number_field(field: int, number: int) -> bytes:
     return varint(field << 3) + varint(number)
 
 
+def bytes_field(field: int, content: bytes) -> bytes:
+    """A field of bytes, text or an embedded message, to be appended to a serialized message."""
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
 def task_bytes(row: Row | None) -> bytes:
     """A serialized Task; of None the empty one, which stands for an unknown id."""
     if row is None:

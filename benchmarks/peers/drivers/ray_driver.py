@@ -8,6 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+# Read when ray is imported. The second is the only way to have all of Ray listen on 127.0.0.1:
+# otherwise it looks for an address that other machines reach, also when told that one.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
 import ray
 from ray.exceptions import RayError
 
@@ -23,7 +28,6 @@ class RayTasks(Peer):
         self._ended: dict[int, bool] = {}
 
     def start(self) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         ray.init(
             num_cpus=self.job.workers,
             include_dashboard=False,

@@ -2,10 +2,10 @@
 
 python benchmarks/chaos.py --fault N --seeds K [--tasks 2000] [--json] [--markdown FILE]
 
-`--fault` is `all`, a number of the catalogue (`6` is `6a` and `6b`) or a comma list. Each fault
-has a cluster of its own; `--json` prints one line per run. With `--results DIR` the runs of each
+`--fault` is `all`, a number of the catalogue (`6` is `6a` and `6b`) or a comma list. Each run
+has a fresh cluster; `--json` prints one line per run. With `--results DIR` the runs of each
 fault are kept in a file, and the table is made of all that lie there: a long campaign may be
-done in parts, and `--seeds 0` only prints. The exit code is 1 when anything did not hold.
+done in parts (`--first-seed`), and `--seeds 0` only prints. The exit code is 1 when anything did not hold.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def main() -> int:
         if options.json:
             print(json.dumps(run.as_dict()), flush=True)
         if options.results:
-            _keep(options.results, run.fault, runs[run.fault])
+            _keep(options.results, run)
     if options.results:
-        runs = _kept(options.results) | runs
+        runs = _kept(options.results)
     if not options.json:
         _print_table(runs)
     if options.markdown:
@@ -89,10 +89,13 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _keep(folder: Path, number: str, runs: Sequence[Run]) -> None:
+def _keep(folder: Path, run: Run) -> None:
+    """In place of an earlier run of the same fault with the same seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(run.as_dict()) for run in runs)
-    (folder / f"fault-{number}.jsonl").write_text("\n".join(lines) + "\n")
+    runs = [old for old in _kept(folder).get(run.fault, ()) if old.seed != run.seed]
+    runs = sorted([*runs, run], key=lambda kept: kept.seed)
+    lines = (json.dumps(kept.as_dict()) for kept in runs)
+    (folder / f"fault-{run.fault}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _kept(folder: Path) -> dict[str, list[Run]]:

@@ -1,4 +1,4 @@
-"""Runs a fault with several seeds, on one cluster for as long as that stays well."""
+"""Runs faults with several seeds, and tells of each run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.oracle.catalogue import FAULTS
@@ -28,24 +27,18 @@ def campaign(
     short: bool = False,
     tell: Callable[[str], None],
 ) -> Iterator[Run]:
-    """Each fault on a cluster of its own, all of its seeds one after another.
+    """All seeds of one fault after another; a run that breaks off counts as failed.
 
-    A run that breaks off counts as failed, and the next one has a fresh cluster.
+    Each run has a fresh cluster: a part that dies again and again is started again ever later.
     """
     for number in numbers:
-        left = list(seeds)
-        while left:
-            with ExitStack() as stack:
-                place = tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=folder)
-                path = Path(stack.enter_context(place))
-                proxied = FAULTS[number]().proxied
-                cluster = stack.enter_context(Cluster(path, agents=agents, proxied=proxied))
-                while left:
-                    run = _run(number, cluster, path, left.pop(0), tasks, short)
-                    tell(_sentence(run))
-                    yield run
-                    if run.broken:
-                        break
+        for seed in seeds:
+            with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=folder) as place:
+                path, proxied = Path(place), FAULTS[number]().proxied
+                with Cluster(path, agents=agents, proxied=proxied) as cluster:
+                    run = _run(number, cluster, path, seed, tasks, short)
+            tell(_sentence(run))
+            yield run
 
 
 def _run(number: str, cluster: Cluster, folder: Path, seed: int, tasks: int, short: bool) -> Run:
@@ -55,7 +48,7 @@ def _run(number: str, cluster: Cluster, folder: Path, seed: int, tasks: int, sho
         traceback.print_exc()
         for name in _LOGS:
             print(f"--- {name}\n{cluster.log(name)[-_SHOWN_CHARS:]}", file=sys.stderr)
-        return Run(number, seed, problems=[f"{type(error).__name__}: {error}"], broken=True)
+        return Run(number, seed, problems=[f"{type(error).__name__}: {error}"])
 
 
 def _sentence(run: Run) -> str:

@@ -163,7 +163,7 @@ class Fault(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """What came of one fault with one seed. `broken`: it could not be carried to its end."""
+    """What came of one fault with one seed."""
 
     fault: str
     seed: int
@@ -184,7 +184,6 @@ class Run:
     violations: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)
-    broken: bool = False
 
     @property
     def clean(self) -> bool:

@@ -69,12 +69,10 @@ def _speed_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         runs = max(runs, len(row["speed"]))
         if speed:
             rate, median, p99 = speed.values()
-            figures = (_rate(rate), _ms(median), _ms(p99))
-        elif "speed" in row["failures"]:
-            figures = (f"failed: {_cell(row['failures']['speed'])}", "", "")
-        else:
-            continue
-        body.append((title(row), peer.kept, *figures))
+            body.append((title(row), peer.kept, _rate(rate), _ms(median), _ms(p99)))
+        # Also when other runs of it came off.
+        if why := row["failures"].get("speed"):
+            body.append((title(row), peer.kept, f"failed: {_cell(why)}", "", ""))
     if not body:
         return []
     head = ("system", "a submitted task is", "tasks/s", "median ms", "p99 ms")

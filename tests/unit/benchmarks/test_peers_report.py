@@ -24,6 +24,13 @@ def test_a_peer_that_failed_is_a_row_with_the_reason() -> None:
     assert _columns_agree(printed)
 
 
+def test_a_run_that_failed_is_not_hidden_by_one_that_came_off() -> None:
+    row = _row("dask", speed=[_run(10.0)], failures={"speed": "not done after 300 s"})
+    printed = render(_document(row))
+    assert "| 10 (10 … 10) |" in printed
+    assert "failed: not done after 300 s" in printed
+
+
 def test_a_death_that_failed_is_a_row_with_the_reason() -> None:
     printed = render(_document(_row("pool", failures={"workers": "not done after 240 s"})))
     assert "| Python's process pool |  |  | failed: not done after 240 s |  |  |" in printed

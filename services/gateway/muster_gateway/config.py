@@ -7,22 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.domain.errors import ConfigurationError
+from muster.rpc.settings import address, addresses
 
 DEFAULT_HTTP_LISTEN = "127.0.0.1:8080"
-
-
-def _address(key: str, text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise ConfigurationError(key, text, "must be host:port with a port from 0 to 65535")
-    return text
-
-
-def _addresses(environ: Mapping[str, str], key: str, *, needed: bool) -> tuple[str, ...]:
-    parts = tuple(p.strip() for p in environ.get(key, "").split(",") if p.strip())
-    if needed and not parts:
-        raise ConfigurationError(key, environ.get(key), "must be a comma list of host:port")
-    return tuple(_address(key, part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +41,12 @@ class Config:
         metrics = environ.get("MUSTER_METRICS_LISTEN", "")
         key_file = environ.get("MUSTER_BOOTSTRAP_KEY_FILE", "")
         return cls(
-            http_listen=_address(
-                "MUSTER_HTTP_LISTEN", environ.get("MUSTER_HTTP_LISTEN", DEFAULT_HTTP_LISTEN)
-            ),
-            metrics_listen=_address("MUSTER_METRICS_LISTEN", metrics) if metrics else "",
+            http_listen=address(environ, "MUSTER_HTTP_LISTEN", DEFAULT_HTTP_LISTEN),
+            metrics_listen=address(environ, "MUSTER_METRICS_LISTEN", "") if metrics else "",
             join_secret=secret,
-            storage=_addresses(environ, "MUSTER_STORAGE", needed=True),
-            schedulers=_addresses(environ, "MUSTER_SCHEDULERS", needed=True),
-            registry=_addresses(environ, "MUSTER_REGISTRY", needed=False),
-            monitors=_addresses(environ, "MUSTER_MONITORS", needed=False),
+            storage=addresses(environ, "MUSTER_STORAGE"),
+            schedulers=addresses(environ, "MUSTER_SCHEDULERS"),
+            registry=addresses(environ, "MUSTER_REGISTRY", optional=True),
+            monitors=addresses(environ, "MUSTER_MONITORS", optional=True),
             bootstrap_key_file=Path(key_file) if key_file else None,
         )

@@ -8,10 +8,10 @@ from typing import Final
 
 import structlog
 
-from muster.api.v1 import registry_pb2, registry_pb2_grpc
+from muster.api.v1 import registry_pb2
 from muster.domain.errors import MusterError
-from muster.rpc.channels import ServiceChannel, full_jitter
-from muster.rpc.status import rpc_errors
+from muster.rpc.agent_watch import follow_agents
+from muster.rpc.channels import ServiceChannel
 from muster_gateway.apikeys import KeyText
 from muster_gateway.auth import Authenticator, read_key
 from muster_gateway.bootstrap import read_bootstrap_key, register_bootstrap_key
@@ -85,7 +85,7 @@ class Gateway:
             ("last uses", self.auth.touch_forever()),
         ]
         if self._registry is not None:
-            work.append(("skills", self._watch_skills(self._registry)))
+            work.append(("skills", follow_agents(self._registry, self._take_agents)))
         if self._bootstrap_key is not None:
             work.append(("bootstrap key", self._bootstrap(self._bootstrap_key)))
         self._tasks = [asyncio.create_task(coro, name=name) for name, coro in work]
@@ -134,28 +134,11 @@ class Gateway:
             ready = self.readiness.storage is None
             await asyncio.sleep(_PROBE_EVERY_S if ready else _PROBE_RETRY_S)
 
-    async def _watch_skills(self, registry: ServiceChannel) -> None:
-        failures = 0
-        while True:
-            try:
-                with rpc_errors("the registry"):
-                    call = registry.stream(
-                        registry_pb2_grpc.RegistryServiceStub,
-                        "WatchAgents",
-                        registry_pb2.WatchAgentsRequest(),
-                    )
-                    async for response in call:
-                        failures = 0
-                        if response.snapshot:
-                            self.skills.replace_all(response.agents)
-                        else:
-                            self.skills.update(response.agents, response.removed)
-            except MusterError as error:
-                if failures == 0:
-                    _LOG.warning("the registry's stream of agents broke", why=str(error))
-            registry.rotate()
-            await asyncio.sleep(0.05 + full_jitter(failures))
-            failures += 1
+    def _take_agents(self, message: registry_pb2.WatchAgentsResponse) -> None:
+        if message.snapshot:
+            self.skills.replace_all(message.agents)
+        else:
+            self.skills.update(message.agents, message.removed)
 
     def _bad_schema(self, skill: str, why: str) -> None:
         _LOG.warning(

@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from muster.api.v1.monitor_pb2_grpc import add_MonitorServiceServicer_to_server
+from muster.rpc.agent_watch import follow_agents
 from muster.rpc.channels import ServiceChannel
 from muster.rpc.clock import boot_ms, wall_ms
 from muster.rpc.metrics_http import serve_metrics
@@ -22,7 +24,7 @@ from muster_monitor.judge import judge
 from muster_monitor.log_reader import LogReader
 from muster_monitor.log_store import LogStore
 from muster_monitor.metrics import AgentCollector, register
-from muster_monitor.roster import follow_registry
+from muster_monitor.roster import apply
 from muster_monitor.service import MonitorService
 from muster_monitor.state import MonitorState
 from muster_monitor.task_ends import TaskEnds
@@ -60,7 +62,7 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     async with asyncio.TaskGroup() as group:
         work = [
             group.create_task(judge(state, boot_ms, wall_ms), name="judge"),
-            group.create_task(follow_registry(state, registry), name="roster"),
+            group.create_task(follow_agents(registry, partial(apply, state)), name="roster"),
             group.create_task(store.run(), name="log store"),
             group.create_task(ends.run(), name="task ends"),
         ]

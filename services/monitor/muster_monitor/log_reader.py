@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from muster.api.v1 import storage_pb2 as pb
 from muster.domain.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from muster.domain.ids import TaskId, TenantId, parse_agent_id, parse_task_id, parse_tenant_id
+from muster.rpc.listeners import wait_for
 from muster_monitor import metrics
 from muster_monitor.log_lines import Line, decode
 from muster_monitor.log_store import LogStore
-from muster_monitor.signal import wait_for
 from muster_monitor.state import MonitorState
 from muster_monitor.task_ends import TaskEnds
 from muster_monitor.task_logs import LogKey

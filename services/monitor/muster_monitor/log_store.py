@@ -14,10 +14,10 @@ from muster.api.v1 import storage_pb2_grpc
 from muster.domain.errors import DeadlineExceeded, MusterError, NotFound, Overloaded, Unavailable
 from muster.domain.ids import TaskId, TenantId
 from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.listeners import wait_for
 from muster.rpc.status import rpc_errors
 from muster_monitor import metrics
 from muster_monitor.log_lines import Line, decode_all
-from muster_monitor.signal import wait_for
 from muster_monitor.state import MonitorState
 from muster_monitor.task_logs import Flush, LogKey
 

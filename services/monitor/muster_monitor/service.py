@@ -12,11 +12,11 @@ from muster.api.v1 import monitor_pb2 as pb
 from muster.api.v1 import monitor_pb2_grpc
 from muster.domain.errors import NotFound, Overloaded
 from muster.domain.ids import AgentId, parse_agent_id
+from muster.rpc.listeners import wait_for
 from muster_monitor import metrics
 from muster_monitor.intake import STREAM_VALUES, Intake
 from muster_monitor.log_reader import LogReader
 from muster_monitor.rings import Sample
-from muster_monitor.signal import wait_for
 from muster_monitor.state import MonitorState
 from muster_monitor.suspicions import Bulletin
 

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.rpc.listeners import Signal
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
-from muster_monitor.signal import Signal
 from muster_monitor.suspicions import SuspicionBoard
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES, TaskLogs
 

@@ -13,9 +13,9 @@ from muster.domain.ids import AgentId
 from muster.etcd import election, keys
 from muster.etcd.client import EtcdClient
 from muster.etcd.watch import EventKind, WatchBatch, WatchKind, watch_prefix
+from muster.rpc.listeners import Signal
 from muster_registry.agent_view import AgentView, Member
 from muster_registry.records import decode
-from muster_registry.signal import Signal
 
 _LOG = structlog.get_logger("muster.registry")
 

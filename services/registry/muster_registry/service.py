@@ -13,13 +13,13 @@ from muster.api.v1 import registry_pb2_grpc
 from muster.domain.errors import InvalidInput, MusterError, Overloaded, Unavailable
 from muster.domain.ids import AgentId, parse_agent_id
 from muster.rpc.conversion import agent_record_to_proto, agent_spec_from_proto
+from muster.rpc.listeners import wait_for
 from muster_registry import metrics
 from muster_registry.agent_view import Update
 from muster_registry.assignment import by_preference
 from muster_registry.cluster import Cluster
 from muster_registry.heartbeat_policy import HeartbeatPolicy
 from muster_registry.membership import Beat, Membership
-from muster_registry.signal import wait_for
 from muster_registry.spec_rules import check_instance_key, check_spec
 
 # More agents than one registry is meant for; each holds a stream.

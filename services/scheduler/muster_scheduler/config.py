@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.domain.errors import ConfigurationError, InvalidInput
+from muster.rpc.settings import address, addresses
 from muster_scheduler.placement import strategy
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY
 
@@ -31,7 +32,7 @@ class Config:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Raises ConfigurationError naming key, value and what is accepted."""
-        listen = environ.get("MUSTER_LISTEN", DEFAULT_LISTEN)
+        listen = address(environ, "MUSTER_LISTEN", DEFAULT_LISTEN)
         chosen = environ.get("MUSTER_STRATEGY", DEFAULT_STRATEGY)
         try:
             strategy.get(chosen)
@@ -41,20 +42,14 @@ class Config:
         if not (ttl.isascii() and ttl.isdigit()) or not 2 <= int(ttl) <= 60:
             raise ConfigurationError("MUSTER_LEADER_TTL_S", ttl, "whole seconds, 2 to 60")
         return cls(
-            listen=_checked("MUSTER_LISTEN", listen, least_port=0),
-            metrics_listen=_checked(
-                "MUSTER_METRICS_LISTEN",
-                environ.get("MUSTER_METRICS_LISTEN", DEFAULT_METRICS_LISTEN),
-                least_port=0,
-            ),
-            advertise=_checked(
-                "MUSTER_ADVERTISE", environ.get("MUSTER_ADVERTISE", listen), least_port=0
-            ),
+            listen=listen,
+            metrics_listen=address(environ, "MUSTER_METRICS_LISTEN", DEFAULT_METRICS_LISTEN),
+            advertise=address(environ, "MUSTER_ADVERTISE", listen),
             join_secret=_needed(environ, "MUSTER_JOIN_SECRET", "the cluster's join secret"),
-            etcd=_addresses(environ, "MUSTER_ETCD_ENDPOINTS"),
-            storage=_addresses(environ, "MUSTER_STORAGE"),
-            registry=_addresses(environ, "MUSTER_REGISTRY"),
-            monitors=_addresses(environ, "MUSTER_MONITORS", optional=True),
+            etcd=addresses(environ, "MUSTER_ETCD_ENDPOINTS"),
+            storage=addresses(environ, "MUSTER_STORAGE"),
+            registry=addresses(environ, "MUSTER_REGISTRY"),
+            monitors=addresses(environ, "MUSTER_MONITORS", optional=True),
             strategy=chosen,
             leader_ttl_s=int(ttl),
         )
@@ -65,20 +60,3 @@ def _needed(environ: Mapping[str, str], key: str, what: str) -> str:
     if not value:
         raise ConfigurationError(key, value, f"{what} is needed")
     return value
-
-
-def _addresses(environ: Mapping[str, str], key: str, *, optional: bool = False) -> tuple[str, ...]:
-    given = environ.get(key, "")
-    out = tuple(a.strip() for a in given.split(",") if a.strip())
-    if not out and not optional:
-        raise ConfigurationError(key, given, "a comma-separated list of host:port is needed")
-    return tuple(_checked(key, address, least_port=1) for address in out)
-
-
-def _checked(key: str, address: str, *, least_port: int) -> str:
-    host, _, port = address.rpartition(":")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
-    if not host or not least_port <= number < 65536:
-        accepted = f"host:port is needed, with a port of {least_port} to 65535"
-        raise ConfigurationError(key, address, accepted)
-    return address

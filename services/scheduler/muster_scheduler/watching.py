@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
-from muster.api.v1 import monitor_pb2, monitor_pb2_grpc, registry_pb2, registry_pb2_grpc
+from muster.api.v1 import monitor_pb2, monitor_pb2_grpc, registry_pb2
 from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.ids import AgentId
 from muster.rpc import conversion
+from muster.rpc.agent_watch import follow_agents
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.status import rpc_errors
 from muster_scheduler.core import agents
@@ -19,28 +21,8 @@ _LOG = structlog.get_logger("muster.scheduler")
 
 
 async def follow_registry(leader: Leader, registry: ServiceChannel) -> None:
-    """Lists and watches agents until cancelled. While the registry is away, what it showed last
-    stands: its silence says nothing about agents."""
-    failures = 0
-    while True:
-        call = registry.stream(
-            registry_pb2_grpc.RegistryServiceStub,
-            "WatchAgents",
-            registry_pb2.WatchAgentsRequest(),
-        )
-        try:
-            with rpc_errors("registry"):
-                async for message in call:
-                    failures = 0
-                    _take(leader, message)
-        except MusterError as error:
-            if failures == 0:
-                _LOG.warning("the registry does not answer", reason=str(error))
-        finally:
-            call.cancel()
-        failures += 1
-        registry.rotate()
-        await asyncio.sleep(full_jitter(failures))
+    """Lists and watches agents until cancelled."""
+    await follow_agents(registry, partial(_take, leader))
 
 
 def _take(leader: Leader, message: registry_pb2.WatchAgentsResponse) -> None:

@@ -5,7 +5,8 @@ python benchmarks/chaos.py --fault N --seeds K [--tasks 2000] [--json] [--markdo
 `--fault` is `all`, a number of the catalogue (`6` is `6a` and `6b`) or a comma list. Each run
 has a fresh cluster; `--json` prints one line per run. With `--results DIR` the runs of each
 fault are kept in a file, and the table is made of all that lie there: a long campaign may be
-done in parts (`--first-seed`), and `--seeds 0` only prints. The exit code is 1 when anything did not hold.
+done in parts (`--first-seed`), and `--seeds 0` only prints. The exit code is 1 when anything did
+not hold.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Cluster:
         """The line that says it is ready; empty when it ended."""
         behind = {name: p.address for name, p in self.proxies.items() if name != "gateway"}
         spec = {
+            "parent": os.getpid(),
             "state_dir": str(self.state_dir),
             "agents": self.agents,
             "skills": str(Path(__file__).with_name("skills.py")),

@@ -2,7 +2,7 @@
 
     python -m benchmarks.oracle.cluster_process SPEC
 
-SPEC is a JSON file: `state_dir`, `agents`, `skills` (a path), `work_dir`, `holds` (a folder) and
+SPEC is a JSON file: `parent` (a pid: it ends with that process), `state_dir`, `agents`, `skills` (a path), `work_dir`, `holds` (a folder) and
 `proxies` (see `detours`). It prints one JSON line when the cluster is ready and ends at SIGTERM.
 It starts, restarts and ends its children with the machinery of `muster up`.
 """
@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from muster.agent.process_tree import die_with_parent
 from muster.domain.errors import MusterError
 from muster.local.binaries import find_etcd, find_redis
 from muster.local.cluster import run_cluster
@@ -96,6 +98,7 @@ def held(part: Part, holds: Path) -> Part:
 
 def main() -> int:
     spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+    die_with_parent(spec["parent"], signal.SIGTERM)
     state = open_state_dir(Path(spec["state_dir"]))
     lock = ClusterLock(state)
     lock.acquire()

@@ -2,8 +2,9 @@
 
     python -m benchmarks.oracle.cluster_process SPEC
 
-SPEC is a JSON file: `parent` (a pid: it ends with that process), `state_dir`, `agents`, `skills` (a path), `work_dir`, `holds` (a folder) and
-`proxies` (see `detours`). It prints one JSON line when the cluster is ready and ends at SIGTERM.
+SPEC is a JSON file: `parent` (a pid; it ends with that process), `state_dir`, `agents`, `skills`
+(a path), `work_dir`, `holds` (a folder) and `proxies` (see `detours`). It prints one JSON line
+when the cluster is ready and ends at SIGTERM.
 It starts, restarts and ends its children with the machinery of `muster up`.
 """
 

@@ -95,9 +95,12 @@ def test_parse_bounds_the_number_of_names() -> None:
         ResourceVector.parse({**at_limit, "one_more": 1})
 
 
-@pytest.mark.parametrize("quantity", [1, "2", "0.25", "999m", 0, "8"])
-def test_devices_are_whole_or_a_fraction_of_one(quantity: str | int) -> None:
-    ResourceVector.parse({"gpu": quantity})
+@pytest.mark.parametrize(
+    ("quantity", "millis"),
+    [(1, 1000), ("2", 2000), ("0.25", 250), ("999m", 999), (0, 0), ("8", 8000)],
+)
+def test_devices_are_whole_or_a_fraction_of_one(quantity: str | int, millis: int) -> None:
+    assert ResourceVector.parse({"gpu": quantity}).get("gpu") == millis
 
 
 @pytest.mark.parametrize("quantity", ["1.5", "1001m", 2.001])

@@ -39,12 +39,16 @@ def test_operation_ids_are_unique() -> None:
 
 def test_every_reference_leads_somewhere() -> None:
     text = msgspec.json.encode(DOCUMENT).decode()
-    for name in set(re.findall(r"#/components/schemas/([A-Za-z0-9_]+)", text)):
+    names = set(re.findall(r"#/components/schemas/([A-Za-z0-9_]+)", text))
+    assert "Task" in names
+    for name in names:
         assert name in DOCUMENT["components"]["schemas"], name
 
 
 def test_every_schema_is_a_json_schema() -> None:
-    for schema in DOCUMENT["components"]["schemas"].values():
+    schemas = DOCUMENT["components"]["schemas"]
+    assert {"Task", "Result", "Problem"} <= set(schemas)
+    for schema in schemas.values():
         jsonschema_rs.meta.validate(schema)
 
 
@@ -79,10 +83,16 @@ def test_an_operation_says_what_it_takes_and_gives(key: tuple[str, str]) -> None
 
 
 def test_examples_of_requests_are_taken() -> None:
-    for route in ROUTES:
-        if route.path == "/v1/tasks" and route.body is not None:
-            for example in route.body.examples.values():
-                task_body.decode_submission(msgspec.json.encode(example), ndjson=False)
+    (body,) = (r.body for r in ROUTES if r.path == "/v1/tasks" and r.body is not None)
+    taken = {
+        name: task_body.decode_submission(msgspec.json.encode(example), ndjson=False)
+        for name, example in body.examples.items()
+    }
+    assert {name: (len(tasks), batch) for name, (tasks, batch) in taken.items()} == {
+        "one": (1, False),
+        "smallest": (1, False),
+        "batch": (3, True),
+    }
 
 
 @pytest.mark.parametrize(

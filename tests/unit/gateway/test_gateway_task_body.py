@@ -143,9 +143,10 @@ def test_deep_nesting_is_refused_by_its_limit(levels: int, closed: bool) -> None
 
 def test_an_input_may_nest_64_deep_alone_and_in_a_batch() -> None:
     nested = b"[" * 64 + b"]" * 64
-    decode_submission(b'{"skill":"a","input":' + nested + b"}", ndjson=False)
-    decode_submission(b'{"tasks":[{"skill":"a","input":' + nested + b"}]}", ndjson=False)
-    decode_submission(b'{"skill":"a","input":' + nested + b"}", ndjson=True)
+    task = b'{"skill":"a","input":' + nested + b"}"
+    for body, ndjson in ((task, False), (b'{"tasks":[' + task + b"]}", False), (task, True)):
+        (taken,), _ = decode_submission(body, ndjson=ndjson)
+        assert bytes(taken.input) == nested
 
 
 def test_the_deep_task_of_a_batch_is_named() -> None:

@@ -268,4 +268,5 @@ def test_any_values_give_a_specification_that_the_domain_takes_or_are_refused(
         (message,) = specs(task)
     except InvalidInput:
         return
-    spec_from_proto(message)
+    spec = spec_from_proto(message)
+    assert (spec.skill, spec.priority, dict(spec.labels)) == ("a", priority, labels)

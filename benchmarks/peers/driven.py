@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from benchmarks.peers.catalog import AOF_ALWAYS, NO_REDIS, Peer
+from benchmarks.peers.machine_load import cpu_seconds, others_share
 from benchmarks.peers.redis_process import RedisProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +51,17 @@ def drive(
 ) -> dict[str, Any]:
     """What the driver measured. `job` is all of measuring.Job but folder, Redis and packages.
 
-    Raises DriverFailed. When it returns or raises, no process of the run is left.
+    `others_cpu` in it is the share of the machine that was not ours meanwhile. Raises
+    DriverFailed. When it returns or raises, no process of the run is left.
     """
+    before = cpu_seconds()
+    measured = _drive(peer, variant, python, job, parent_folder)
+    return measured | {"others_cpu": round(others_share(before, cpu_seconds()), 4)}
+
+
+def _drive(
+    peer: Peer, variant: str, python: Path, job: Mapping[str, Any], parent_folder: Path
+) -> dict[str, Any]:
     # Short: Ray's socket paths below it must stay under 107 characters.
     with tempfile.TemporaryDirectory(prefix="p", dir=parent_folder) as name:
         folder = Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,12 @@ def _machine(document: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"{machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms).",
         f"Versions: Python {document['python']}, Redis {document['redis']}, {', '.join(shown)}.",
     ]
+    if shares := [run["others_cpu"] for row in rows for run in row["speed"]]:
+        lines.append(
+            "While the speed was measured, other processes had "
+            f"{statistics.median(shares):.0%} of the machine's CPU time (median of all runs; at "
+            f"most {max(shares):.0%})."
+        )
     if document.get("differs"):
         lines.append(f"Not measured alike: {'; '.join(document['differs'])}.")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from benchmarks.peers.environments import (
     python_of,
     reason_in,
 )
+from benchmarks.peers.machine_load import CpuSeconds, cpu_seconds, others_share
 
 
 def test_names_and_cases_are_unique_and_every_driver_exists() -> None:
@@ -115,3 +116,21 @@ def test_a_job_survives_the_command_line(tmp_path: Path) -> None:
     note_nap(3, str(job.journal))
     note_nap(3, str(job.journal))
     assert [number for number, _ in journal_lines(job.journal)] == [3, 3]
+
+
+def test_others_had_what_was_busy_and_not_ours_and_what_was_stolen() -> None:
+    before = CpuSeconds(busy=100.0, own=5.0, stolen=1.0, offered=1000.0)
+    after = CpuSeconds(busy=112.0, own=13.0, stolen=2.0, offered=1020.0)
+    assert others_share(before, after) == pytest.approx((12 - 8 + 1) / 20)
+    # Ticks of the kernel and rusage are not the same clock.
+    alone = CpuSeconds(busy=107.9, own=13.0, stolen=1.0, offered=1020.0)
+    assert others_share(before, alone) == 0.0
+    assert others_share(before, before) == 0.0
+
+
+def test_cpu_seconds_grow_with_the_time() -> None:
+    before = cpu_seconds()
+    after = cpu_seconds()
+    assert after.offered > before.offered
+    assert after.busy >= before.busy > 0
+    assert 0.0 <= others_share(before, after) <= 1.0

@@ -80,6 +80,14 @@ def test_versions_and_differences_are_said() -> None:
     assert "Not measured alike: tasks: 10000 | 5." in printed
 
 
+def test_the_load_of_others_is_said() -> None:
+    runs = [_run(1.0), _run(1.0), _run(1.0) | {"others_cpu": 0.31}]
+    printed = render(_document(_row("dask", speed=runs)))
+    assert "other processes had 2% of the machine's CPU time (median of all runs; at most 31%)" in (
+        printed
+    )
+
+
 def test_a_page_keeps_what_is_around_the_marks() -> None:
     page = f"# Peers\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n"
     put = into_page(page, "new\n")
@@ -100,7 +108,12 @@ def _columns_agree(printed: str) -> bool:
 
 
 def _run(rate: float) -> dict[str, float]:
-    return {"tasks_per_s": rate, "latency_ms_median": 1.5, "latency_ms_p99": 9.0}
+    return {
+        "tasks_per_s": rate,
+        "latency_ms_median": 1.5,
+        "latency_ms_p99": 9.0,
+        "others_cpu": 0.02,
+    }
 
 
 def _row(peer: str, variant: str = "", **parts: Any) -> Row:

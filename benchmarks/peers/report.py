@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.peers.catalog import PEERS
-from benchmarks.peers.figures import Row, Spread, speed_of
+from benchmarks.peers.figures import Row, Spread, speed_of, spread
 
 BEGIN = "<!-- printed by benchmarks/peers/run.py: begin -->"
 END = "<!-- printed by benchmarks/peers/run.py: end -->"
@@ -99,35 +99,48 @@ def _kill_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         peer = _BY_NAME[row["peer"]]
         for case in peer.cases:
             deaths = [death for death in row["kill"] if death["case"] == case.name]
-            body.extend((title(row), *_death(case.settings, death)) for death in deaths)
-            if not deaths and case.name in row["failures"]:
-                why = f"failed: {_cell(row['failures'][case.name])}"
-                body.append((title(row), _cell(case.settings), "", why, "", ""))
+            if deaths:
+                body.append((title(row), _cell(case.settings), *_deaths(deaths)))
+            # Also when other runs of it came off.
+            if why := row["failures"].get(case.name):
+                body.append(
+                    (title(row), _cell(case.settings), "", "", f"failed: {_cell(why)}", "", "")
+                )
     if not body:
         return []
     naps, nap_s, kill_s, give_up_s = (
         document["kill"][name] for name in ("naps", "nap_s", "kill_after_s", "give_up_s")
     )
-    head = ("system", "case", "killed", "results", "last after", "runs begun")
+    head = ("system", "case", "killed", "runs", "results", "last after s", "begun")
     return [
         f"### `kill -9` of the workers in the middle of {naps} tasks of {nap_s:g} s",
         f"{document['workers']} workers of one task at a time; undisturbed this "
         f"takes {naps * nap_s / document['workers']:g} s. Killed {kill_s:g} s after the "
         "submission; where nothing else starts workers again, the driver does at once. Results "
         f"that came within {give_up_s:g} s of the submission, when the last of them came, and "
-        "how often a task was begun in all.",
-        _table(head, body, right=3),
+        "how often a task was begun in all; of several runs the least … greatest, and the median "
+        "of the time.",
+        _table(head, body, right=4),
     ]
 
 
-def _death(settings: str, death: Mapping[str, Any]) -> tuple[str, ...]:
+def _deaths(deaths: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The cells of one case's runs."""
+    last = spread([death["last_s"] for death in deaths if death["results"]] or [0.0])
     return (
-        _cell(settings),
-        _cell(str(death["killed"])),
-        f"{death['results']} of {death['naps']}",
-        f"{death['last_s']:.1f} s" if death["results"] else "",
-        str(death["executions"]),
+        _cell(str(deaths[-1]["killed"])),
+        str(len(deaths)),
+        f"{_range([death['results'] for death in deaths])} of {deaths[-1]['naps']}",
+        (f"{last.median:.1f}" + (f" ({last.low:.1f} … {last.high:.1f})" if len(deaths) > 1 else ""))
+        if last.high
+        else "",
+        _range([death["executions"] for death in deaths]),
     )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} … {high}"
 
 
 def _settings(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:

@@ -55,16 +55,18 @@ def _options() -> argparse.Namespace:
     add("--only", default="", metavar="NAMES", help=f"of {names}; 'ray' is both of its kinds")
     add("--measure", choices=("all", "speed", "kill"), default="all")
     add("--tasks", type=int, default=10_000, help="of the batch load")
-    add("--runs", type=int, default=3, help="of the speed; deaths are run once each")
+    add("--runs", type=int, default=3, help="of the speed")
+    add("--kill-runs", type=int, default=1, help="of each way of dying; up to 2 minutes each")
     add("--cache", type=Path, default=default_cache(), help="where environments are kept")
     add("--folder", type=Path, help="where Redis and the others keep their data while they run")
     add("--merge", type=Path, nargs="+", metavar="FILE", help="print these --json files as one")
     add("--json", action="store_true", help="one JSON line on stdout")
     add("--markdown", type=Path, metavar="FILE", help="put the tables between the file's marks")
     options = parser.parse_args()
-    for name in ("tasks", "runs"):
+    for name in ("tasks", "runs", "kill_runs"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name}: {getattr(options, name)} is not accepted; at least 1")
+            option = name.replace("_", "-")
+            parser.error(f"--{option}: {getattr(options, name)} is not accepted; at least 1")
     try:
         options.peers = chosen(options.only)
     except ValueError as error:
@@ -110,7 +112,8 @@ def _measure(peer: Peer, options: argparse.Namespace, folder: Path) -> list[Row]
         for _ in range(options.runs):
             _attempt(peer, row, python, folder, options, kind="speed", case=DEFAULTS)
     for case in peer.cases if kill else ():
-        _attempt(peer, rows[-1], python, folder, options, kind="kill", case=case.name)
+        for _ in range(options.kill_runs):
+            _attempt(peer, rows[-1], python, folder, options, kind="kill", case=case.name)
     return rows
 
 

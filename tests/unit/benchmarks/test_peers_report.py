@@ -33,7 +33,7 @@ def test_a_run_that_failed_is_not_hidden_by_one_that_came_off() -> None:
 
 def test_a_death_that_failed_is_a_row_with_the_reason() -> None:
     printed = render(_document(_row("pool", failures={"workers": "not done after 240 s"})))
-    assert "| Python's process pool |  |  | failed: not done after 240 s |  |  |" in printed
+    assert "| Python's process pool |  |  |  | failed: not done after 240 s |  |  |" in printed
 
 
 def test_deaths_stand_with_settings_results_and_time() -> None:
@@ -46,9 +46,26 @@ def test_deaths_stand_with_settings_results_and_time() -> None:
         "executions": 21,
     }
     printed = render(_document(_row("muster", AOF_ALWAYS, kill=[death])))
-    assert "| 1 of 2 agents | 20 of 20 | 9.3 s | 21 |" in printed
+    assert "| 1 of 2 agents | 1 | 20 of 20 | 9.3 | 21 |" in printed
     assert "undisturbed this takes 5 s" in printed
     assert "### Speed" not in printed
+
+
+def test_several_deaths_of_a_case_are_one_row_with_the_worst_and_the_best() -> None:
+    deaths = [
+        {
+            "case": "one agent",
+            "killed": "1 of 2 agents",
+            "results": results,
+            "naps": 20,
+            "last_s": last_s,
+            "executions": 21,
+        }
+        for results, last_s in [(20, 9.0), (19, 12.0), (20, 10.0)]
+    ]
+    printed = render(_document(_row("muster", AOF_ALWAYS, kill=deaths)))
+    assert "| 1 of 2 agents | 3 | 19 … 20 of 20 | 10.0 (9.0 … 12.0) | 21 |" in printed
+    assert _columns_agree(printed)
 
 
 def test_no_result_has_no_time() -> None:
@@ -60,7 +77,7 @@ def test_no_result_has_no_time() -> None:
         "last_s": 0.0,
         "executions": 2,
     }
-    assert "| 0 of 20 |  | 2 |" in render(_document(_row("pool", kill=[death])))
+    assert "| 1 | 0 of 20 |  | 2 |" in render(_document(_row("pool", kill=[death])))
 
 
 def test_rows_stand_in_the_catalogs_order_and_every_table_is_rectangular() -> None:

@@ -1,4 +1,4 @@
-"""Virtual time, a network that delays and loses, and parts that die and freeze. All from a seed."""
+"""Virtual time, and parts that end, freeze and thaw. All of a run comes from its seed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.scenarios.sim_network import Link
 
 Act = Callable[[], None]
 
-# Lines of the trace that a failure shows.
-SHOWN_LINES = 150
+# Lines of the trace that a failure shows; a replay can show all.
+SHOWN_LINES = 120
+# Boot and wall clocks of parts differ by up to this much; neither may be compared between parts.
+MAX_BOOT_MS = 10_000_000
+WALL_MS = 1_700_000_000_000
+MAX_WALL_SKEW_MS = 3_600_000
 
 
 class SimulationError(AssertionError):
@@ -45,20 +53,23 @@ class Kernel:
         self.now_ms = 0
         self.weather = Weather.drawn(self.rng)
         self.steps = 0
+        self.over = False
         self._heap: list[tuple[int, int, Act]] = []
         self._scheduled = 0
         self._trace: list[tuple[int, str, tuple[object, ...]]] = []
 
     def at(self, delay_ms: float, act: Act) -> None:
         self._scheduled += 1
-        heapq.heappush(self._heap, (self.now_ms + max(0, int(delay_ms)), self._scheduled, act))
+        at_ms = self.now_ms + (int(delay_ms) if delay_ms > 0 else 0)
+        heapq.heappush(self._heap, (at_ms, self._scheduled, act))
 
-    def run(self, until: Callable[[], bool], limit_ms: int) -> bool:
-        """Steps until `until()`; False when `limit_ms` comes first."""
-        while not until():
-            if not self._heap or self._heap[0][0] > limit_ms:
+    def run(self, limit_ms: int) -> bool:
+        """Steps until `over`; False when `limit_ms` comes first."""
+        heap, pop = self._heap, heapq.heappop
+        while not self.over:
+            if not heap or heap[0][0] > limit_ms:
                 return False
-            self.now_ms, _, act = heapq.heappop(self._heap)
+            self.now_ms, _, act = pop(heap)
             self.steps += 1
             act()
         return True
@@ -66,15 +77,15 @@ class Kernel:
     def say(self, who: str, *words: object) -> None:
         self._trace.append((self.now_ms, who, words))
 
-    def trace(self) -> str:
-        """The end of what happened, for people."""
-        lines = [
-            f"{at / 1000:9.3f} {who:<8} {' '.join(str(w) for w in words)}"
-            for at, who, words in self._trace[-SHOWN_LINES:]
-        ]
-        return "\n".join(lines)
+    def trace(self, lines: int | None = SHOWN_LINES) -> str:
+        """The end of what happened, for people: time in seconds, actor, event."""
+        shown = self._trace if lines is None else self._trace[-lines:]
+        return "\n".join(
+            f"{at / 1000:9.3f} {who:<10} {' '.join(str(w) for w in words)}"
+            for at, who, words in shown
+        )
 
-    # ----------------------------------------------------------------- the network
+    # ---------------------------------------------------------------------- chance
 
     def delay_ms(self) -> float:
         """Of one message: a few milliseconds, now and then up to three seconds."""
@@ -90,18 +101,32 @@ class Kernel:
 
 
 class Part:
-    """Something that runs: it can end for ever, or freeze and go on where it was."""
+    """Something that runs: it can end for ever, or freeze and go on where it was.
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
+    `host` is its address in the network; parts of one machine share it.
+    """
+
+    def __init__(self, kernel: Kernel, name: str, host: str = "") -> None:
         self.kernel = kernel
         self.name = name
+        self.host = host or name
         self.alive = True
         self.frozen_until_ms = 0
         self.streams: list[Link] = []
+        self.boot_offset_ms = kernel.rng.randrange(1_000, MAX_BOOT_MS)
+        self.wall_skew_ms = kernel.rng.randrange(-MAX_WALL_SKEW_MS, MAX_WALL_SKEW_MS)
 
     @property
     def frozen(self) -> bool:
         return self.kernel.now_ms < self.frozen_until_ms
+
+    def boot_ms(self) -> int:
+        """Its CLOCK_BOOTTIME: runs on while it is frozen."""
+        return self.boot_offset_ms + self.kernel.now_ms
+
+    def wall_ms(self) -> int:
+        """Its idea of the date, which may jump."""
+        return WALL_MS + self.wall_skew_ms + self.kernel.now_ms
 
     def later(self, delay_ms: float, act: Act) -> None:
         """Does something after a while, unless it has ended by then."""
@@ -111,7 +136,7 @@ class Part:
         """Now, or at the thaw, in order."""
         if not self.alive:
             return
-        if self.frozen:
+        if self.kernel.now_ms < self.frozen_until_ms:
             self.later(self.frozen_until_ms - self.kernel.now_ms, act)
             return
         act()
@@ -139,73 +164,3 @@ class Part:
 
     def say(self, *words: object) -> None:
         self.kernel.say(self.name, *words)
-
-
-class Link:
-    """A stream between two parts: in order, until it breaks; then nothing more arrives, and each
-    end notices in its own time."""
-
-    def __init__(self, kernel: Kernel, one: Part, other: Part) -> None:
-        self.open = True
-        self._kernel = kernel
-        self._ends = (one, other)
-        self._last_ms = {one: 0.0, other: 0.0}
-        for end in dict.fromkeys((one, other)):
-            end.streams = [link for link in end.streams if link.open] + [self]
-
-    def send(self, to: Part, act: Act) -> None:
-        kernel = self._kernel
-        if not self.open:
-            return
-        if kernel.is_lost():
-            self.cut("the network lost it")
-            return
-        at_ms = max(self._last_ms[to], kernel.now_ms + kernel.delay_ms())
-        self._last_ms[to] = at_ms
-        kernel.at(at_ms - kernel.now_ms, lambda: self._deliver(to, act))
-
-    def _deliver(self, to: Part, act: Act) -> None:
-        if self.open:
-            to.do(act)
-
-    def cut(self, why: str) -> None:
-        if not self.open:
-            return
-        self.open = False
-        self._kernel.say("link", " - ".join(end.name for end in self._ends), "is cut:", why)
-        for end in dict.fromkeys(self._ends):
-            # A half-open connection is noticed after 15 s at the latest.
-            notice_ms = self._kernel.rng.choice((5, 500, 15_000))
-            end.later(notice_ms, lambda end=end: end.on_cut(self))  # type: ignore[misc]
-
-
-def call(
-    client: Part,
-    serve: Callable[[], object],
-    answered: Callable[[object], None],
-    timeout_ms: int = 2_000,
-) -> None:
-    """A remote call that is repeated until an answer comes; what was sent before may still be
-    carried out, at any time, and its answer is nobody's."""
-    kernel = client.kernel
-    done = [False]
-
-    def take(answer: object) -> None:
-        if not done[0]:
-            done[0] = True
-            answered(answer)
-
-    def arrive() -> None:
-        answer = serve()
-        if not kernel.is_lost():
-            client.later(kernel.delay_ms(), lambda: take(answer))
-
-    def send() -> None:
-        if done[0]:
-            return
-        for _ in range(1 + kernel.is_repeated()):
-            if not kernel.is_lost():
-                kernel.at(kernel.delay_ms(), arrive)
-        client.later(timeout_ms, send)
-
-    send()

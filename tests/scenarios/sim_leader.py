@@ -1,132 +1,151 @@
-"""The shell of a scheduler's leader in virtual time, around the production core, and the
-invariants of that core."""
+"""The shell of a scheduler's leader in virtual time, around the production core."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from tests.scenarios.sim_kernel import Kernel, Link, Part, SimulationError, call
-from tests.scenarios.sim_parts import Answer, Runtime, SimRegistry, SimStore, label
+from tests.scenarios.sim_books import label
+from tests.scenarios.sim_checks import (
+    WatchedState,
+    check_all,
+    check_drained,
+    check_placed,
+    check_touched,
+)
+from tests.scenarios.sim_kernel import Part, SimulationError
+from tests.scenarios.sim_network import Link, call
+from tests.scenarios.sim_session import SimSession
+from tests.scenarios.sim_writer import SimWriter
 
+from muster.agent.events import AttemptKey, HeldRef, HeldState
+from muster.agent.supervisor_core import Death
 from muster.domain.agent import AgentRecord
+from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId, TenantId
-from muster.domain.resources import ResourceVector
-from muster.domain.task import Outcome, TaskSpec, TaskStatus
-from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskState
+from muster.domain.task import Outcome, TaskSpec
+from muster.domain.task_lifecycle import ENDED_STATES
+from muster_monitor.failure_detector import Verdict as Suspicion
 from muster_scheduler.core import agents, tasks
-from muster_scheduler.core.commands import Push
-from muster_scheduler.core.deadlines import Moment
 from muster_scheduler.core.placing import place
-from muster_scheduler.core.records import AttemptRef, Now, OpenTask, Write
-from muster_scheduler.core.state import ClusterState
+from muster_scheduler.core.records import AttemptRef, Now, Write
+from muster_scheduler.leader import (
+    ANSWERS_FOR_MS,
+    CONFIRMED_FOR_MS,
+)
 from muster_scheduler.placement.plan import Policy
-from muster_scheduler.placement.snapshot import FIRST_COLUMNS
+
+if TYPE_CHECKING:
+    from tests.scenarios.sim_agent import Runtime, Supervisor
+    from tests.scenarios.sim_store import Answer, Row
+    from tests.scenarios.sim_world import World
 
 TICK_MS = 200
-JUDGE_MS = 1_000
+JUDGE_TICKS = 5
 CONFIRM_MS = 400
-# How long after a confirmation was asked for beats are answered.
-ANSWERS_FOR_MS = 1_000
-CONCURRENT_WRITES = 2
-MAX_BATCH = 6
-# Everybody's CLOCK_BOOTTIME began before the run.
-BOOT_OFFSET_MS = 500_000
-WALL_OFFSET_MS = 1_700_000_000_000
+# After so many steps everything is looked at, not only what has changed.
+LOOK_AT_ALL_STEPS = 50
+# Silence that may move tasks at all, see ARCHITECTURE.md, invariant 10.
+SILENT_AND_LEASELESS_MS = 10_000
+SILENT_MS = 60_000
 
 
 class SimLeader(Part):
     """One term, from its election to its loss."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        name: str,
-        store: SimStore,
-        registry: SimRegistry,
-        strategy: str,
-        restart: Callable[[AgentId, int], None],
-    ) -> None:
-        super().__init__(kernel, name)
-        self.store = store
-        self.registry = registry
-        self.registry_link = Link(kernel, self, self)
-        self.state = ClusterState(
-            Policy(strategy=strategy), np.random.default_rng(1), kernel.rng.random
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world.kernel, name)
+        self.world = world
+        self.store = world.store
+        self.registry_link: Link | None = None
+        self.monitor_link: Link | None = None
+        self.state = WatchedState(
+            Policy(strategy=world.strategy), np.random.default_rng(1), world.rng.random
         )
         self.term = 0
         self.ready = False
-        self.links: dict[AgentId, Link] = {}
-        self.runtimes: dict[AgentId, Runtime] = {}
-        self._restart = restart
+        self.restricted = False
+        self.sessions: dict[AgentId, SimSession] = {}
+        self.supervisors: dict[AgentId, tuple[Supervisor, Link]] = {}
         self._clock = (0, 0)
-        self._confirmed_ms = self._advanced_ms = kernel.now_ms
+        self._confirmed_ms = self._advanced_ms = 0
         self._flushing = False
-        self._judged_ms = 0
-        self._writes: deque[Write] = deque()
-        self._writing = 0
-        self._submitted: dict[TaskId, list[Callable[[], None]]] = {}
-        call(self, store.acquire, self._took_term)
-
-    def _took_term(self, answer: object) -> None:
-        term, clock_ms = cast("tuple[int, int]", answer)
-        self.term = term
-        now_ms = self.kernel.now_ms
-        self._clock = (clock_ms, now_ms)
-        self._confirmed_ms = self._advanced_ms = now_ms
-        self.say("leads with term", self.term)
-        self.state.wishes.update(self.store.wishes)
-        self.registry.watch(self)
-        self._confirm()
-        self._load(first=True)
-
-    def now(self) -> Now:
-        now_ms = self.kernel.now_ms
-        base_ms, at_ms = self._clock
-        clock_ms = base_ms + min(now_ms - at_ms, 10_000)
-        return Now(BOOT_OFFSET_MS + now_ms, clock_ms, WALL_OFFSET_MS + now_ms)
-
-    def depose(self) -> None:
-        self.say("is deposed")
-        self.end()
+        self._ticks = self._steps = 0
+        self._writer = SimWriter(self, self._written)
+        self._creating: dict[TaskId, list[Callable[[], None]]] = {}
+        self._settling: dict[TaskId, list[Callable[[], None]]] = {}
+        self._suspected: set[AgentId] = set()
+        # What this shell has seen of agents, to judge the core's judgement.
+        self._heard_ms: dict[AgentId, int] = {}
+        self._leased: dict[AgentId, int] = {}
+        self._moved_for: set[AgentId] = set()
+        self._led_since_ms = 0
+        call(self, self.store, self.store.acquire, self._took_term)
 
     # ---------------------------------------------------------------- term and time
 
+    def _took_term(self, answer: object) -> None:
+        self.term, clock_ms = cast("tuple[int, int]", answer)
+        now_ms = self.kernel.now_ms
+        self._clock = (clock_ms, now_ms)
+        self._confirmed_ms = self._advanced_ms = self._led_since_ms = now_ms
+        self.say("leads with term", self.term)
+        self._confirm()
+        call(self, self.store, self.store.wishes, self._took_wishes)
+
+    def _took_wishes(self, answer: object) -> None:
+        self.state.wishes.update(cast("dict[AgentId, object]", answer))  # type: ignore[arg-type]
+        self.world.registry.watch(self)
+        self.world.monitor.watch(self)
+        self._load(first=True)
+
+    def now(self) -> Now:
+        base_ms, at_ms = self._clock
+        clock_ms = base_ms + min(self.kernel.now_ms - at_ms, 10_000)
+        return Now(self.boot_ms(), clock_ms, self.wall_ms())
+
+    def depose(self) -> None:
+        if self.alive:
+            self.say("is deposed")
+            self.end()
+
+    def end(self) -> None:
+        super().end()
+        self._creating.clear()
+        self._settling.clear()
+
     def _confirm(self) -> None:
         sent_ms = self.kernel.now_ms
-        advance_ms = sent_ms - self._advanced_ms
+        advance_ms = max(0, sent_ms - self._advanced_ms)
         self._advanced_ms = sent_ms
-        # Not repeated as it is: the next one counts from here.
-        sent = [False]
-
-        def serve() -> object:
-            if sent[0]:
-                return None
-            sent[0] = True
-            return self.store.confirm(self.term, advance_ms)
 
         def answered(answer: object) -> None:
-            if answer is None:
-                return
             current, clock_ms = cast("tuple[bool, int]", answer)
             if not current:
                 self.depose()
                 return
-            self._clock = (clock_ms, sent_ms)
-            self._confirmed_ms = max(self._confirmed_ms, sent_ms)
+            if sent_ms >= self._confirmed_ms:
+                self._clock = (clock_ms, sent_ms)
+                self._confirmed_ms = sent_ms
 
-        call(self, serve, answered, timeout_ms=10**9)
+        # Not repeated as it is: the next one counts from here.
+        call(
+            self,
+            self.store,
+            lambda: self.store.confirm(self.term, advance_ms),
+            answered,
+            repeat=False,
+        )
         self.later(CONFIRM_MS, self._confirm)
 
     def _tick(self) -> None:
         now = self.now()
         tasks.due(self.state, now)
         tasks.flush_started(self.state, now)
-        if self.kernel.now_ms - self._judged_ms >= JUDGE_MS and self._confirmed(3_000):
-            self._judged_ms = self.kernel.now_ms
+        self._ticks += 1
+        judges = self._ticks % JUDGE_TICKS == 0 and not self.restricted
+        if judges and self._confirmed(CONFIRMED_FOR_MS):
             agents.judge(self.state, now)
         self.later(TICK_MS, self._tick)
 
@@ -136,21 +155,15 @@ class SimLeader(Part):
     # ------------------------------------------------------------------------ tasks
 
     def _load(self, *, first: bool) -> None:
-        def read() -> object:
-            # As storage does it: the position first.
-            position = len(self.store.by_gateways)
-            rows = [r for r in self.store.tasks.values() if r[1].state not in ENDED_STATES]
-            return rows, position
-
         def loaded(answer: object) -> None:
-            rows, position = cast("tuple[list[tuple[TaskSpec, TaskStatus]], int]", answer)
+            rows, position = cast("tuple[list[Row], int]", answer)
             for start in range(0, len(rows), 4):
                 page = rows[start : start + 4]
                 # Pages come one after the other while tasks go on.
-                self.later(start * 2, lambda page=page: self._take(page, first))  # type: ignore[misc]
+                self.later(start * 2, lambda page=page: self._take(page, held_too=first))  # type: ignore[misc]
             self.later(len(rows) * 2 + 1, lambda: self._loaded(first, position))
 
-        call(self, read, loaded)
+        call(self, self.store, self.store.load_open, loaded)
 
     def _loaded(self, first: bool, position: int) -> None:
         if first:
@@ -166,7 +179,7 @@ class SimLeader(Part):
         if self.ready:
             self._load(first=False)
 
-    def _take(self, rows: Sequence[tuple[TaskSpec, TaskStatus]], held_too: bool) -> None:
+    def _take(self, rows: Sequence[Row], *, held_too: bool) -> None:
         now = self.now()
         for spec, status in rows:
             tasks.load(self.state, spec, status, None, now, held_too=held_too)
@@ -175,281 +188,292 @@ class SimLeader(Part):
         self.later(self.kernel.delay_ms(), lambda: self._look_up(ident, held_too=False))
 
     def _look_up(self, ident: TaskId, *, held_too: bool) -> None:
-        if ident not in self.state.tasks:
-            call(
-                self,
-                lambda: self.store.tasks[ident],
-                lambda row: self._take([row], held_too),  # type: ignore[list-item]
-            )
+        if ident in self.state.tasks:
+            return
 
-    def submit(self, spec: TaskSpec, done: Callable[[], None]) -> bool:
-        """False: ask another."""
-        if not self.alive or self.frozen or not self.ready:
-            return False
+        def found(answer: object) -> None:
+            self._take([cast("Row", answer)], held_too=held_too)
+
+        call(self, self.store, lambda: self.store.row(ident), found)
+
+    def submit(self, spec: TaskSpec, done: Callable[[], None]) -> None:
+        """`done` is called once the task is durable."""
+        if not self.ready or not self._confirmed(CONFIRMED_FOR_MS):
+            return
         known = self.state.tasks.get(spec.id)
+        if known is not None and known.stored is not None:
+            done()
+            return
         if known is None:
             tasks.admit(self.state, spec, None, self.now())
-        elif known.stored is not None:
-            done()
-            return True
-        self._submitted.setdefault(spec.id, []).append(done)
-        self.after_each()
-        return True
+        self._creating.setdefault(spec.id, []).append(done)
 
-    def cancel(self, ident: TaskId) -> None:
+    def cancel(self, ident: TaskId, done: Callable[[], None]) -> None:
+        """`done` is called once the wish is durable; not when the task is not known."""
         task = self.state.tasks.get(ident)
-        if task is not None:
-            tasks.cancel(self.state, task, self.now())
+        if task is None or not self.ready:
+            return
+        was_over = task.status.state in ENDED_STATES
+        tasks.cancel(self.state, task, self.now())
+        if was_over:
+            return
+        if task.write is not None or ident in self.state.dirty:
+            self._settling.setdefault(ident, []).append(done)
+        else:
+            done()
 
     # --------------------------------------------------------------------- sessions
 
-    def on_hello(
-        self, runtime: Runtime, held: Sequence[tuple[AttemptRef, bool, bool]], sent_ms: int
-    ) -> None:
-        link = runtime.link
-        if link is None or runtime.leader is not self:
+    def on_hello(self, runtime: Runtime, link: Link, held: Sequence[HeldRef], term: int) -> None:
+        if term > self.term or not self.ready:
+            link.cut(f"{self.name} is not its leader", by=self)
             return
-        if runtime.term > self.term:
-            link.cut("it has obeyed a newer leader")
-            return
-        ident, number, now = runtime.agent.id, runtime.incarnation, self.now()
-        ended = [(ref, is_ended) for ref, _, is_ended in held]
+        ident, number, now = runtime.machine.id, runtime.core.incarnation, self.now()
         known = self.state.agents.get(ident)
         if known is not None and number < known.incarnation:
-            link.cut("a newer incarnation is known")
+            # Its process must end: a newer one runs.
+            link.send(runtime, lambda: runtime.exit(78))
             return
-        older = self.links.get(ident)
-        self.links[ident], self.runtimes[ident] = link, runtime
-        link.send(runtime, lambda: runtime.on_welcome(self.term, sent_ms))
-        agents.connected(self.state, ident, number, ended, now)
-        self.state.agents[ident].supervised = True
-        for ref, is_started, is_ended in held:
-            if is_started and not is_ended:
-                tasks.started_attempt(self.state, ident, number, ref, 0, now)
-        if older is not None and older is not link:
-            older.cut("a newer session is open")
+        older = self.sessions.get(ident)
+        session = self.sessions[ident] = SimSession(self, runtime, link)
+        session.welcome()
+        self._hear(ident)
+        self._moved_for.add(ident)
+        refs = [(_ref(h), h.state is HeldState.ENDED) for h in held]
+        agents.connected(self.state, ident, number, refs, now)
+        for line in held:
+            if line.state is HeldState.RUNNING:
+                tasks.started_attempt(self.state, ident, number, _ref(line), 0, now)
+        if older is not None and older.link is not link:
+            older.link.cut("a newer session is open", by=self)
 
     def on_cut(self, link: Link) -> None:
         if link is self.registry_link:
-            self.registry_link = Link(self.kernel, self, self)
-            self.registry.watch(self)
-        for ident, known in list(self.links.items()):
-            if known is link:
-                runtime = self.runtimes.pop(ident)
-                del self.links[ident]
-                agents.disconnected(self.state, ident, runtime.incarnation, self.now())
+            self.later(200, lambda: self.world.registry.watch(self))
+        if link is self.monitor_link:
+            now = self.now()
+            for ident in self._suspected:
+                agents.suspicion(self.state, ident, 0, False, 0.0, now)
+            self._suspected.clear()
+            self.later(200, lambda: self.world.monitor.watch(self))
+        for ident, session in list(self.sessions.items()):
+            if session.link is link:
+                del self.sessions[ident]
+                agents.disconnected(self.state, ident, session.incarnation, self.now())
+        for ident, (_, supervised) in list(self.supervisors.items()):
+            if supervised is link:
+                del self.supervisors[ident]
+                agent = self.state.agents.get(ident)
+                if agent is not None:
+                    agent.supervised = False
+
+    def _from(self, runtime: Runtime) -> SimSession | None:
+        """The session on which it speaks, when that is the present one."""
+        session = self.sessions.get(runtime.machine.id)
+        if session is None or session.runtime is not runtime:
+            return None
+        if runtime.core.term > self.term:
+            session.link.cut("it has obeyed a newer leader", by=self)
+            return None
+        self._hear(runtime.machine.id)
+        agents.heard(self.state, runtime.machine.id, session.incarnation, self.now())
+        return session
+
+    def _hear(self, ident: AgentId) -> None:
+        self._heard_ms[ident] = self.kernel.now_ms
 
     def on_beat(self, runtime: Runtime, seq: int) -> None:
-        agents.heard(self.state, runtime.agent.id, runtime.incarnation, self.now())
-        link = self.links.get(runtime.agent.id)
-        if link is not None and runtime.link is link and self._confirmed(ANSWERS_FOR_MS):
-            link.send(runtime, lambda: runtime.on_beat_answered(self.term, seq))
+        session = self._from(runtime)
+        if session is not None and self._confirmed(ANSWERS_FOR_MS):
+            session.answer_beat(seq)
 
-    def on_started(self, runtime: Runtime, ref: AttemptRef) -> None:
-        tasks.started_attempt(self.state, runtime.agent.id, runtime.incarnation, ref, 0, self.now())
+    def on_started(self, runtime: Runtime, key: AttemptKey, at_ms: int) -> None:
+        if (session := self._from(runtime)) is not None:
+            ref = AttemptRef(key.task_id, key.attempt, self._tenant(key.task_id))
+            ident, number = runtime.machine.id, session.incarnation
+            tasks.started_attempt(self.state, ident, number, ref, at_ms, self.now())
 
-    def on_waiting(self, runtime: Runtime, ref: AttemptRef, waiting: bool) -> None:
-        tasks.waiting_attempt(self.state, runtime.agent.id, runtime.incarnation, ref, waiting)
+    def on_waiting(self, runtime: Runtime, key: AttemptKey, waiting: bool) -> None:
+        if (session := self._from(runtime)) is not None:
+            ref = AttemptRef(key.task_id, key.attempt, self._tenant(key.task_id))
+            tasks.waiting_attempt(self.state, runtime.machine.id, session.incarnation, ref, waiting)
 
-    def on_outcome(self, runtime: Runtime, ref: AttemptRef, outcome: Outcome) -> None:
-        tasks.outcome(self.state, runtime.agent.id, runtime.incarnation, ref, outcome, self.now())
+    def on_outcome(self, runtime: Runtime, key: AttemptKey, outcome: Outcome) -> None:
+        if (session := self._from(runtime)) is not None:
+            ref = AttemptRef(key.task_id, key.attempt, self._tenant(key.task_id))
+            ident, number = runtime.machine.id, session.incarnation
+            tasks.outcome(self.state, ident, number, ref, outcome, self.now())
+
+    def _tenant(self, task: TaskId) -> TenantId:  # the wire carries it
+        return self.world.books.specs[task].tenant
 
     def on_draining(self, runtime: Runtime) -> None:
-        agents.draining(self.state, runtime.agent.id, runtime.incarnation)
+        if (session := self._from(runtime)) is not None:
+            agents.draining(self.state, runtime.machine.id, session.incarnation)
+            self._moved_for.add(runtime.machine.id)
 
-    def on_runtime_died(
-        self, ident: AgentId, incarnation: int, started: list[AttemptRef], known: bool
+    def on_supervisor(self, supervisor: Supervisor, link: Link) -> None:
+        if not self.ready:
+            link.cut(f"{self.name} is not its leader", by=self)
+            return
+        ident = supervisor.machine.id
+        older = self.supervisors.get(ident)
+        self.supervisors[ident] = (supervisor, link)
+        self.state.entry(ident, self.now()).supervised = True
+        if older is not None and older[1] is not link:
+            older[1].cut("a newer session is open", by=self)
+
+    def on_supervisor_beat(
+        self, supervisor: Supervisor, link: Link, seq: int, death: Death | None
     ) -> None:
-        agents.runtime_died(
-            self.state, ident, incarnation, started, known, "it crashed", self.now()
-        )
-
-    def on_suspicion(self, ident: AgentId, suspected: bool) -> None:
-        agents.suspicion(self.state, ident, 0, suspected, 9.0 * suspected, self.now())
+        ident = supervisor.machine.id
+        if self.supervisors.get(ident, (None, None))[1] is not link:
+            return
+        if death is not None:
+            started = [AttemptRef(*s.key, s.tenant) for s in death.started]
+            number, known, why = death.incarnation, death.known, death.why
+            self._moved_for.add(ident)
+            agents.runtime_died(self.state, ident, number, started, known, why, self.now())
+        if self._confirmed(ANSWERS_FOR_MS):
+            link.send(supervisor, lambda: supervisor.on_beat_answered(seq))
 
     def ask_restart(self, ident: AgentId) -> None:
-        agents.restart(self.state, ident, "asked", self.now())
+        if ident in self.state.agents:
+            agents.restart(self.state, ident, "asked", self.now())
+
+    # ----------------------------------------------------------- registry and monitor
 
     def on_registry(self, records: Sequence[AgentRecord]) -> None:
+        self._leased = {}
+        for record in records:
+            self._note_lease(record)
         agents.registry_snapshot(self.state, records, self.now())
 
     def on_registered(self, record: AgentRecord) -> None:
+        self._note_lease(record)
         agents.registered(self.state, record, self.now())
 
+    def _note_lease(self, record: AgentRecord) -> None:
+        ident = record.spec.id
+        self._leased[ident] = record.incarnation
+        known = self.state.agents.get(ident)
+        if known is not None and record.incarnation > known.incarnation:
+            self._moved_for.add(ident)
+            self._hear(ident)
+
     def on_unregistered(self, ident: AgentId) -> None:
+        self._leased.pop(ident, None)
         agents.unregistered(self.state, ident, self.now())
+
+    def on_suspicions(self, verdicts: Sequence[Suspicion], *, snapshot: bool) -> None:
+        now = self.now()
+        if snapshot:
+            kept = {v.agent for v in verdicts if v.suspected}
+            for ident in sorted(self._suspected - kept):
+                agents.suspicion(self.state, ident, 0, False, 0.0, now)
+            self._suspected &= kept
+        for v in verdicts:
+            agents.suspicion(self.state, v.agent, v.incarnation, v.suspected, v.phi, now)
+            (self._suspected.add if v.suspected else self._suspected.discard)(v.agent)
 
     # ------------------------------------------------------------------------ flush
 
     def after_each(self) -> None:
-        check_core(self.state, settled=False)
-        if not self._flushing:
-            self._flushing = True
-            self.kernel.at(0, lambda: self._unless_over(self._flush))
-
-    def _unless_over(self, act: Callable[[], None]) -> None:
         if not self.alive:
             return
-        if self.frozen:
-            self.kernel.at(
-                self.frozen_until_ms - self.kernel.now_ms, lambda: self._unless_over(act)
-            )
-            return
-        act()
+        self._steps += 1
+        if self._steps % LOOK_AT_ALL_STEPS:
+            check_touched(self.state)
+        else:
+            check_all(self.state)
+        if not self._flushing:
+            self._flushing = True
+            self._carry_out()
+            self._flushing = False
 
-    def _flush(self) -> None:
-        self._flushing = False
+    def _carry_out(self) -> None:
         state = self.state
-        if state.place_again and self.ready:
-            before = {t.id: t.status.attempt for t in state.tasks.values()}
+        may_write = self._writer.idle
+        if may_write and state.place_again and self.ready and not self.restricted:
+            state.placed = []
             place(state, self.now())
-            check_places(state, before)
-        commands = state.drain()
-        self._writes.extend(commands.writes)
+            check_placed(state)
+            check_touched(state)
+        written = list(state.dirty.values()) if may_write else []
+        commands = state.drain(writes=may_write)
+        if commands.writes:
+            check_drained(state, written)
+            self._writer.add(commands.writes)
         for ident, push in commands.pushes.items():
-            self._push(ident, push)
-        for ident, incarnation, _ in commands.restarts:
-            self.later(self.kernel.delay_ms(), lambda i=ident, n=incarnation: self._restart(i, n))  # type: ignore[misc]
+            self._check_moves(ident, push.drop)
+            for task in push.assign:
+                number = task.status.incarnation
+                self.world.books.pushed(ident, number, (task.id, task.status.attempt))
+            for ref, recorded in push.acks:
+                row = self.store.row(ref.task_id) if recorded else None
+                if row is not None:
+                    self.world.books.acknowledged((ref.task_id, ref.attempt), row[1])
+            session = self.sessions.get(ident)
+            if session is not None:
+                session.push(push)
+        for ident, incarnation, why in commands.restarts:
+            if (found := self.supervisors.get(ident)) is not None:
+                self._restart(*found, incarnation, why)
         for change in commands.changed:
             self.say("sees", change.agent, "as", change.state.value, "-", change.why)
-        for _, task in commands.reload:
-            self._look_up(task, held_too=True)
-        self._write()
-        if commands.writes or commands.reload:
-            check_core(state, settled=True)
-        if state.place_again and self.ready:
-            self.after_each()
+            if change.state is AgentState.DOWN:
+                self._check_down(change.agent)
+        for _, ident_of_task in commands.reload:
+            self._look_up(ident_of_task, held_too=True)
+        if commands.pushes or commands.changed:
+            self._moved_for.clear()
 
-    def _push(self, ident: AgentId, push: Push) -> None:
-        for task in push.assign:
-            if not self.store.is_durable(task.ref()) and self.term == self.store.term:
-                raise SimulationError(f"{task!r} is pushed before it is durable")
-        for ref, recorded in push.acks:
-            if recorded and not self.store.is_settled(ref):
-                raise SimulationError(f"{label(*_short(ref))} is acknowledged and not recorded")
-        link, runtime, term = self.links.get(ident), self.runtimes.get(ident), self.term
-        if link is None or runtime is None:
+    def _restart(self, supervisor: Supervisor, link: Link, incarnation: int, why: str) -> None:
+        link.send(supervisor, lambda: supervisor.on_restart(incarnation, why))
+
+    def _silent_ms(self, ident: AgentId) -> int:
+        return self.kernel.now_ms - self._heard_ms.get(ident, self._led_since_ms)
+
+    def _check_down(self, ident: AgentId) -> None:
+        """Invariant 10: more than a suspicion and a missing lease."""
+        silent_ms = self._silent_ms(ident)
+        leaseless = ident not in self._leased and silent_ms >= SILENT_AND_LEASELESS_MS
+        if not (leaseless or silent_ms >= SILENT_MS or ident in self._moved_for):
+            raise SimulationError(f"invariant 10: {ident} is DOWN after {silent_ms} ms of silence")
+
+    def _check_moves(self, ident: AgentId, dropped: Sequence[AttemptRef]) -> None:
+        """Invariant 10: tasks move for a reason."""
+        if not dropped or ident in self._moved_for:
             return
-
-        def deliver() -> None:
-            for spec, ref, incarnation in assigned:
-                runtime.on_assign(term, spec, ref, incarnation)
-            for ref, wish in push.cancel:
-                runtime.on_cancel(term, ref, wish)
-            for ref, _ in push.acks:
-                runtime.on_ack(term, ref)
-            for ref in push.drop:
-                runtime.on_drop(term, ref)
-            if push.drain:
-                runtime.return_unstarted()
-
-        assigned = [(t.spec, t.ref(), t.status.incarnation) for t in push.assign]
-        for _, ref, _ in assigned:
-            self.say("gives", label(*_short(ref)), "to", runtime.name)
-        link.send(runtime, deliver)
-
-    def _write(self) -> None:
-        while self._writes and self._writing < CONCURRENT_WRITES:
-            count = min(MAX_BATCH, len(self._writes))
-            batch = [self._writes.popleft() for _ in range(count)]
-            self._writing += 1
-            for new in (True, False):
-                part = [w for w in batch if (w.expect is None) is new]
-                if part:
-                    self._call(part, batch)
-
-    def _call(self, part: list[Write], batch: list[Write]) -> None:
-        term = self.term
-        if part[0].expect is None:
-            rows = [(w.task.spec, w.status) for w in part]
-            serve = lambda: self.store.create(term, rows)  # noqa: E731
-        else:
-            changes = [(w.task.id, w.expect, w.status) for w in part]
-            serve = lambda: self.store.apply(term, changes)  # type: ignore[arg-type] # noqa: E731
-        call(self, serve, lambda answer: self._written(part, batch, answer))
-
-    def _written(self, part: list[Write], batch: list[Write], answer: object) -> None:
-        answers = cast("list[Answer] | None", answer)
-        if answers is None:
-            self.depose()
+        silent_ms = self._silent_ms(ident)
+        agent = self.state.agents.get(ident)
+        if silent_ms >= SILENT_AND_LEASELESS_MS or agent is None or agent.draining:
             return
-        for write, (verdict, standing) in zip(part, answers, strict=True):
+        attempts = self.world.books.attempts
+        of_this = [
+            ref
+            for ref in dropped
+            if attempts[ref.task_id, ref.attempt].incarnation >= agent.incarnation
+        ]
+        if of_this:
+            named = ", ".join(label(ref.task_id, ref.attempt) for ref in of_this)
+            raise SimulationError(
+                f"invariant 10: {ident} loses {named} after {silent_ms} ms of silence"
+            )
+
+    def _written(self, answers: list[tuple[Write, Answer]]) -> None:
+        for write, (verdict, standing) in answers:
+            task = write.task
+            if verdict is not tasks.Verdict.OK:
+                self._moved_for.add(task.status.agent)
             tasks.written(self.state, write, verdict, standing)
-            batch.remove(write)
             if write.expect is None:
-                for done in self._submitted.pop(write.task.id, ()):
+                for done in self._creating.pop(task.id, ()):
                     done()
-        if not batch:
-            self._writing -= 1
-        self._write()
+            if task.id not in self.state.dirty and task.id not in self.state.cancel_again:
+                for done in self._settling.pop(task.id, ()):
+                    done()
 
 
-def _short(ref: AttemptRef) -> tuple[TaskId, int]:
-    return ref.task_id, ref.attempt
-
-
-# -------------------------------------------------------------------------- invariants
-
-
-def check_core(state: ClusterState, *, settled: bool) -> None:
-    """What is true of a leader's books at any moment; `settled`: commands have been drained."""
-    pausing = {e[3].id for e in state.deadlines._heap if e[2] is Moment.RETRY}
-    queued = 0
-    for task in state.tasks.values():
-        _check_place(state, task, pausing, settled)
-        queued += task.queued
-    if queued != len(state.queue):
-        raise SimulationError(f"{len(state.queue)} tasks are counted in the queue, not {queued}")
-    held: dict[TenantId, int] = {}
-    charged = state.table.view().used.tolist()
-    for agent in state.agents.values():
-        used = [0, 0, 0, 0]
-        for task in agent.tasks.values():
-            tenant = task.spec.tenant
-            held[tenant] = held.get(tenant, 0) + 1
-            if state.tasks.get(task.id) is not task or task.status.state not in HELD_STATES:
-                raise SimulationError(f"{agent!r} holds {task!r}")
-            if task.status.incarnation != agent.incarnation:
-                raise SimulationError(f"{agent!r} holds {task!r} of another incarnation")
-            for column, amount in enumerate(_demand(task.spec.resources, task.waiting)):
-                used[column] += amount
-        if agent.id in state.table and charged[state.table.row_of(agent.id)] != used:
-            row = charged[state.table.row_of(agent.id)]
-            raise SimulationError(f"{agent!r} is charged {row} of {FIRST_COLUMNS}, not {used}")
-    if held != state.held:
-        raise SimulationError(f"held by tenants: {dict(state.held)}, counted {held}")
-
-
-@cache
-def _demand(resources: ResourceVector, waiting: bool) -> tuple[int, ...]:
-    whole = resources.with_slot()
-    lent = ("cpu", "slots") if waiting else ()
-    return tuple(0 if name in lent else whole.get(name) for name in FIRST_COLUMNS)
-
-
-def _check_place(state: ClusterState, task: OpenTask, pausing: set[TaskId], settled: bool) -> None:
-    status = task.status
-    pending, ended = status.state is TaskState.PENDING, status.state in ENDED_STATES
-    agent = state.agents.get(status.agent)
-    where = (
-        task.queued,
-        pending and not task.queued and task.id in pausing,
-        agent is not None and agent.tasks.get(task.id) is task,
-        ended and (task.write is not None or task.id in state.dirty),
-    )
-    if sum(where) != 1:
-        raise SimulationError(f"{task!r} is queued, pausing, held, being recorded: {where}")
-    if settled and task.write is None and (status.state, status.attempt) != task.stored:
-        raise SimulationError(f"{task!r} is stored as {task.stored} and nobody writes it")
-
-
-def check_places(state: ClusterState, before: dict[TaskId, int]) -> None:
-    """Nothing was placed where there was no room. What a task does not ask for may be overdrawn
-    by a parent that has gone on after it waited."""
-    view = state.table.view()
-    for task in state.tasks.values():
-        if task.row < 0 or task.status.attempt <= before.get(task.id, 0):
-            continue
-        for column, amount in enumerate(_demand(task.spec.resources, False)):
-            if amount and int(view.free[task.row, column]) < 0:
-                raise SimulationError(f"{task!r} was placed where there is no room")
+def _ref(held: HeldRef) -> AttemptRef:
+    return AttemptRef(held.key.task_id, held.key.attempt, held.tenant)

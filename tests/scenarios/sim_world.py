@@ -1,4 +1,4 @@
-"""A whole cluster in virtual time: clients, operators and faults around leader, agents, storage.
+"""A whole cluster in virtual time: clients and operators around leaders, agents and storage.
 
 For a while everything goes wrong that the seed wants; then faults stop, and everything that was
 submitted must end.
@@ -8,75 +8,78 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.scenarios.sim_kernel import CALM, Kernel, Link, SimulationError
+from tests.scenarios.sim_agent import Machine, Runtime
+from tests.scenarios.sim_books import Books, label
+from tests.scenarios.sim_checks import check_all
+from tests.scenarios.sim_clients import Gateway
+from tests.scenarios.sim_executor import Habits, RunsOfStop
+from tests.scenarios.sim_faults import Faults
+from tests.scenarios.sim_kernel import CALM, Kernel, Part, SimulationError
 from tests.scenarios.sim_leader import SimLeader
-from tests.scenarios.sim_parts import Habits, Runtime, SimAgent, SimRegistry, SimStore
+from tests.scenarios.sim_network import Network
+from tests.scenarios.sim_servers import SimMonitor, SimRegistry
+from tests.scenarios.sim_store import SimStore
 
 from muster.domain.agent_lifecycle import AgentWish
-from muster.domain.ids import AgentId, TaskId, TenantId
-from muster.domain.resources import ResourceVector
-from muster.domain.task import Lifetime, OnDisconnect, OutcomeKind, TaskSpec, TaskStatus
+from muster.domain.ids import AgentId, TaskId
+from muster.domain.task import POISON_DEATHS, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
-from muster_scheduler.core import agents
+from muster_scheduler.core.records import AgentEntry
 
-FAULTS_END_MS = 20_000
+FAULTS_END_MS = 12_000
 # Silence, fences, pauses and a last takeover, one after the other.
 LIMIT_MS = 240_000
-ELECTION_MS = (200, 3_000)
+# etcd's lease of the lead.
+LEAD_MS = 3_000
+ELECTION_MS = (200, 1_500)
+LOOK_MS = 250
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")
-S, F, R, T = (
-    OutcomeKind.SUCCEEDED,
-    OutcomeKind.FAILED,
-    OutcomeKind.RETURNED,
-    OutcomeKind.TIMED_OUT,
-)
-DEMANDS = (
-    ResourceVector(),
-    ResourceVector.of({"cpu": 500}),
-    ResourceVector.of({"cpu": 2_500, "memory": 1 << 28}),
-)
-KINDS = ((S,), (S,), (S,), (F, S), (R, S), (T, S), (F,), (F, F, S))
+REPLAY = "python -m tests.scenarios.replay --seed"
 
 
 class World:
-    """One run. `mutate` lets a test break the code to see that the run notices."""
+    """One run. `overtaking`: a leader's late requests may be carried out after newer ones."""
 
-    def __init__(self, seed: int, *, tasks: int = 24) -> None:
+    def __init__(self, seed: int, *, requests: int = 16, overtaking: bool = False) -> None:
         self.seed = seed
+        self.overtaking = overtaking
         self.kernel = kernel = Kernel(seed)
         self.rng = kernel.rng
-        self.store = SimStore(kernel)
-        self.registry = SimRegistry(kernel)
-        self.habits: dict[TaskId, Habits] = {}
-        self.specs: dict[TaskId, TaskSpec] = {}
-        self.accepted: set[TaskId] = set()
-        self.leaders: list[SimLeader] = []
         self.calm = False
-        self._tasks = tasks
-        running_stop: dict[TaskId, list[Runtime]] = {}
-        self.agents = {
-            ident: SimAgent(ident, self.rng.choice((1, 2, 4)), running_stop=running_stop)
+        self.books = Books(kernel)
+        self.network = Network(kernel)
+        self.store = SimStore(kernel, self.network, self.books)
+        self.registry = SimRegistry(kernel, self.network, self.store)
+        self.monitor = SimMonitor(kernel, self.network)
+        self.stops = RunsOfStop()
+        self.habits: dict[TaskId, Habits] = {}
+        self.leaders: list[SimLeader] = []
+        self.strategy = self.rng.choice(STRATEGIES)
+        # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
+        self._holds_back = self.rng.random() < 0.5
+        self.machines = {
+            ident: Machine(self, ident, self.rng.choice((1, 2, 4)))
             for ident in map(AgentId, ("a", "b", "c")[: self.rng.choice((2, 3, 3))])
         }
-        self._strategy = self.rng.choice(STRATEGIES)
-        self._elect()
-        for agent in self.agents.values():
-            kernel.at(self.rng.random() * 1_000, lambda agent=agent: self._start(agent))  # type: ignore[misc]
-        for number in range(1, tasks + 1):
-            kernel.at(self.rng.random() * FAULTS_END_MS * 0.8, self._submitter(number))
-        for _ in range(self.rng.choice((0, 3, 8, 15))):
-            kernel.at(self.rng.random() * FAULTS_END_MS, self._fault)
+        self.elect()
+        for machine in self.machines.values():
+            kernel.at(self.rng.random() * 1_000, machine.start)
+        self.gateway = Gateway(self)
+        self.gateway.plan(requests, FAULTS_END_MS)
+        self._faults = Faults(self)
+        self._faults.plan(FAULTS_END_MS)
         kernel.at(FAULTS_END_MS, self._becalm)
 
     def run(self) -> None:
-        """Raises SimulationError with the seed and a readable trace."""
+        """Raises SimulationError with the seed, how to replay it, and the end of the trace."""
         try:
-            if not self.kernel.run(self._over, LIMIT_MS):
+            if not self.kernel.run(LIMIT_MS):
                 self._complain()
             self._check_end()
         except AssertionError as error:
+            what = f"seed {self.seed} at {self.kernel.now_ms / 1000:.3f} s: {error}"
             raise SimulationError(
-                f"seed {self.seed}: {error}\n{self.kernel.trace()}\nseed {self.seed}: {error}"
+                f"{what}\n{self.kernel.trace()}\n{what}\nall of it: {REPLAY} {self.seed}"
             ) from error
 
     # ------------------------------------------------------------------ the leader
@@ -84,222 +87,48 @@ class World:
     @property
     def leader(self) -> SimLeader | None:
         """Whoever was elected last, if it lives."""
-        return self.leaders[-1] if self.leaders and self.leaders[-1].alive else None
+        return self.leaders[-1] if self.leaders[-1].alive else None
 
-    def _elect(self) -> None:
-        name = f"leader{len(self.leaders) + 1}"
-        self.leaders.append(
-            SimLeader(self.kernel, name, self.store, self.registry, self._strategy, self._restart)
-        )
-        self._watch(self.leaders[-1])
+    def elect(self) -> None:
+        self.leaders.append(SimLeader(self, f"leader{len(self.leaders) + 1}"))
+        self._watch(self.leaders[-1], self.kernel.now_ms)
 
-    def _watch(self, leader: SimLeader) -> None:
-        """Its lease runs out when it is dead or frozen."""
+    def _watch(self, leader: SimLeader, renewed_ms: int) -> None:
+        """Its lease in etcd runs out when it is dead, frozen or cut off."""
+        now_ms = self.kernel.now_ms
         if self.leaders[-1] is not leader:
             return
-        if not leader.alive or leader.frozen_until_ms - self.kernel.now_ms > ELECTION_MS[1]:
-            self.kernel.at(self.rng.randint(*ELECTION_MS), self._elect)
+        reached = self.network.passes(leader, self.registry)
+        if leader.alive and not leader.frozen and reached:
+            renewed_ms = now_ms
+        leader.restricted = self._holds_back and now_ms - renewed_ms > LEAD_MS / 2
+        if now_ms - renewed_ms > LEAD_MS or not leader.alive:
+            self.kernel.at(self.rng.randint(*ELECTION_MS), self.elect)
         else:
-            self.kernel.at(200, lambda: self._watch(leader))
+            self.kernel.at(LOOK_MS, lambda: self._watch(leader, renewed_ms))
+
+    def dial(self, part: Part) -> SimLeader | None:
+        """A leader as the part knows it: now and then the one before."""
+        leader = self.leaders[-1]
+        if self.rng.random() < 0.1 and len(self.leaders) > 1 and not self.calm:
+            leader = self.leaders[-2]
+        reached = self.network.passes(part, leader) and self.network.passes(leader, part)
+        return leader if leader.alive and reached and not self.kernel.is_lost() else None
 
     # ------------------------------------------------------------------ agents
 
-    def _start(self, agent: SimAgent) -> None:
-        if agent.runtime is not None and agent.runtime.alive:
-            return
-        agent.incarnation += 1
-        agent.runtime = Runtime(
-            self.kernel, agent, self.habits, self._dial, self.registry, self._died
-        )
+    def later_start(self, machine: Machine) -> None:
+        """Somebody starts an agent that has ended."""
+        self.kernel.at(self.rng.choice((100, 1_000, 15_000)), machine.start)
 
-    def _dial(self, runtime: Runtime) -> Link | None:
-        leader = self.leader
-        if self.rng.random() < 0.1 and len(self.leaders) > 1 and not self.calm:
-            leader = self.leaders[-2]
-        if leader is None or not leader.alive or not leader.ready or self.kernel.is_lost():
-            return None
-        runtime.leader = leader
-        return Link(self.kernel, runtime, leader)
+    def submit_child(self, runtime: Runtime, child: TaskSpec, then: Callable[[], None]) -> None:
+        """An attempt submits a task of its own; `then`: it is durable."""
+        self.habits.setdefault(child.id, Habits(runs_ms=40, kinds=(self.gateway.draw_kind(),)))
+        self.gateway.submit(runtime, child, then)
 
-    def _died(self, runtime: Runtime) -> None:
-        """The supervisor starts it again; mostly it can also tell the leader."""
-        agent = runtime.agent
-        runtime.say("is gone")
-        started = [a.ref for a in runtime.held.values() if a.started]
-        known = self.rng.random() < 0.7
-        if self.rng.random() < 0.6:
-            self._report_death(agent.id, runtime.incarnation, started, known)
-        pause_ms = self.rng.choice((100, 1_000, 15_000))
-        self.kernel.at(pause_ms, lambda: self._start(agent))
-
-    def _report_death(self, ident: AgentId, incarnation: int, started: list, known: bool) -> None:  # type: ignore[type-arg]
-        def report() -> None:
-            leader = self.leader
-            if leader is not None and leader.ready and not leader.frozen:
-                leader.do(lambda: leader.on_runtime_died(ident, incarnation, started, known))
-            else:
-                self.kernel.at(500, report)
-
-        self.kernel.at(self.kernel.delay_ms(), report)
-
-    def _restart(self, ident: AgentId, incarnation: int) -> None:
-        runtime = self.agents[ident].runtime
-        if runtime is not None and runtime.alive and runtime.incarnation == incarnation:
-            runtime.say("is restarted")
-            runtime.end()
-
-    # ------------------------------------------------------------------ clients
-
-    def _submitter(self, number: int) -> Callable[[], None]:
-        rng = self.rng
-        ident = TaskId(f"{number:026d}")
-        service = rng.random() < 0.05
-        self.habits[ident] = Habits(
-            runs_ms=rng.choice((5, 40, 200, 1_000, 4_000, 25_000)),
-            kinds=rng.choice(KINDS),
-            poison=rng.random() < 0.04,
-            waits=rng.random() < 0.15,
-        )
-        spec = self.specs[ident] = TaskSpec(
-            ident,
-            "echo",
-            tenant=TenantId(rng.choice(("default", "other"))),
-            resources=rng.choice(DEMANDS),
-            priority=rng.choice((10, 50, 50, 90)),
-            timeout_ms=rng.choice((0, 0, 0, 600)),
-            start_deadline_ms=rng.choice((0, 0, 0, 0, 5_000)),
-            total_deadline_ms=rng.choice((0, 0, 0, 0, 9_000)),
-            on_disconnect=rng.choice((OnDisconnect.KEEP, OnDisconnect.STOP)),
-            lifetime=Lifetime.SERVICE if service else Lifetime.FINITE,
-        )
-        if rng.random() < 0.15:
-            self.kernel.at(rng.random() * FAULTS_END_MS, lambda: self._cancel(ident))
-
-        def submit() -> None:
-            """The gateway: the leader, or storage when it does not answer; and again."""
-            if ident in self.accepted:
-                return
-            leader = self.leader
-            if rng.random() < 0.2 or leader is None or not leader.submit(spec, accept):
-                self.store.create(0, [(spec, TaskStatus(created_clock_ms=self.store.clock_ms))])
-                accept()
-            if rng.random() < 0.1 and not self.calm:
-                # Nobody knows of the first one's success.
-                self.accepted.discard(ident)
-            self.kernel.at(1_500, submit)
-
-        def accept() -> None:
-            if ident not in self.store.tasks:
-                raise SimulationError(f"{ident} is accepted and not durable")
-            self.accepted.add(ident)
-
-        return submit
-
-    def _cancel(self, ident: TaskId) -> None:
-        """Again and again until it has ended: a leader may die with the wish."""
-        row = self.store.tasks.get(ident)
-        if row is None or row[1].state not in ENDED_STATES:
-            leader = self.leader
-            if leader is not None and leader.ready and not leader.frozen:
-                leader.do(lambda: leader.cancel(ident))
-            self.kernel.at(2_000, lambda: self._cancel(ident))
-
-    # ------------------------------------------------------------------ faults
-
-    def _fault(self) -> None:
-        rng = self.rng
-        faults: list[Callable[[], None]] = [
-            self._kill_leader,
-            self._freeze_leader,
-            self._kill_agent,
-            self._kill_agent,
-            self._freeze_agent,
-            self._part_agent,
-            self._part_agent,
-            self._cut_link,
-            self._cut_link,
-            self._lose_registry,
-            self._drain_agent,
-            self._wish,
-            self._suspect,
-            self._gap,
-            self._ask_restart,
-        ]
-        rng.choice(faults)()
-
-    def _runtime(self) -> Runtime | None:
-        runtime = self.rng.choice(list(self.agents.values())).runtime
-        return runtime if runtime is not None and runtime.alive else None
-
-    def _kill_leader(self) -> None:
-        if (leader := self.leader) is not None:
-            leader.say("is killed")
-            leader.end()
-
-    def _freeze_leader(self) -> None:
-        if (leader := self.leader) is not None and not leader.frozen:
-            leader.freeze(self.rng.choice((500, 4_000, 9_000, 15_000)))
-            self._watch(leader)
-
-    def _kill_agent(self) -> None:
-        if (runtime := self._runtime()) is not None:
-            runtime.end()
-
-    def _freeze_agent(self) -> None:
-        runtime = self._runtime()
-        if runtime is not None and not runtime.frozen:
-            runtime.freeze(self.rng.choice((500, 5_000, 14_000, 30_000)))
-
-    def _part_agent(self) -> None:
-        if (runtime := self._runtime()) is not None:
-            runtime.cut_from_all(self.rng.choice((2_000, 11_000, 16_000, 70_000)))
-
-    def _cut_link(self) -> None:
-        runtime = self._runtime()
-        if runtime is not None and runtime.link is not None:
-            runtime.link.cut("somebody pulled the plug")
-
-    def _lose_registry(self) -> None:
-        self.kernel.say("registry", "is away")
-        self.registry.away = True
-        self.kernel.at(self.rng.choice((1_000, 12_000)), self.registry.come_back)
-
-    def _drain_agent(self) -> None:
-        runtime = self._runtime()
-        if runtime is not None and not runtime.frozen and not runtime.draining:
-            runtime.drain()
-
-    def _wish(self) -> None:
-        ident = self.rng.choice(list(self.agents))
-        wish = self.rng.choice((AgentWish.CORDON, AgentWish.DRAIN, AgentWish.NONE))
-        self._set_wish(ident, wish)
-        self.kernel.at(3_000, lambda: self._set_wish(ident, AgentWish.NONE))
-
-    def _set_wish(self, ident: AgentId, wish: AgentWish) -> None:
-        self.store.wishes[ident] = wish
-        leader = self.leader
-        if leader is not None and not leader.frozen:
-            leader.do(lambda: agents.set_wish(leader.state, ident, wish, leader.now()))
-
-    def _suspect(self) -> None:
-        ident = self.rng.choice(list(self.agents))
-        for delay_ms, suspected in ((0, True), (2_000, False)):
-            self.kernel.at(delay_ms, lambda s=suspected: self._say_suspicion(ident, s))  # type: ignore[misc]
-
-    def _say_suspicion(self, ident: AgentId, suspected: bool) -> None:
-        if (leader := self.leader) is not None:
-            leader.do(lambda: leader.on_suspicion(ident, suspected))
-
-    def _gap(self) -> None:
-        if (leader := self.leader) is not None:
-            leader.do(leader.load_again)
-
-    def _ask_restart(self) -> None:
-        leader = self.leader
-        if leader is not None and not leader.frozen and leader.ready:
-            ident = self.rng.choice(list(self.agents))
-            if ident in leader.state.agents:
-                leader.do(lambda: leader.ask_restart(ident))
+    def has_ended(self, task: TaskId) -> bool:
+        row = self.store.row(task)
+        return row is not None and row[1].state in ENDED_STATES
 
     # ------------------------------------------------------------------ the end
 
@@ -307,45 +136,103 @@ class World:
         self.kernel.say("world", "faults stop")
         self.calm = True
         self.kernel.weather = CALM
-        for ident, spec in self.specs.items():
-            if spec.lifetime is Lifetime.SERVICE:
-                self._cancel(ident)
-        for agent in self.agents:
-            self._set_wish(agent, AgentWish.NONE)
+        self.gateway.end_services()
+        for ident in self.machines:
+            self._faults.wish(ident, AgentWish.NONE)
+        self._look()
 
-    def _over(self) -> bool:
-        if not self.calm or len(self.store.tasks) < self._tasks:
-            return False
+    def _look(self) -> None:
+        self.kernel.over = self._is_over()
+        if not self.kernel.over:
+            self.kernel.at(LOOK_MS, self._look)
+
+    def _is_over(self) -> bool:
         leader = self.leader
-        if leader is None or leader.state.tasks or not leader.ready:
+        if self.store.open or leader is None or leader.frozen or leader.state.tasks:
             return False
-        runtimes = [a.runtime for a in self.agents.values() if a.runtime is not None]
-        return all(not (r.alive and (r.held or r.outbox)) for r in runtimes) and all(
-            status.state in ENDED_STATES for _, status in self.store.tasks.values()
-        )
+        if not leader.ready or self.gateway.unanswered or self._faults.wishes_open:
+            return False
+        for machine in self.machines.values():
+            supervisor, runtime = machine.supervisor, machine.runtime
+            if supervisor is not None and supervisor.alive and len(supervisor.deaths):
+                return False
+            if (
+                runtime is not None
+                and runtime.alive
+                and (runtime.frozen or runtime.core._held or runtime.core.outbox_size)
+            ):
+                return False
+        return True
 
     def _complain(self) -> None:
         open_tasks = [
-            f"{int(i)} {s.state} attempt {s.attempt} on {s.agent or 'nobody'} {s.why}"
-            for i, (_, s) in self.store.tasks.items()
-            if s.state not in ENDED_STATES
+            f"{label(s.id, status.attempt)} {status.state} on {status.agent} {status.why}"
+            for s, status in self.store.load_open()[0]
         ]
-        leader = self.leader
-        known = list(leader.state.tasks.values()) if leader is not None else "no leader"
-        held = {a.id: (a.runtime.held, a.runtime.outbox) for a in self.agents.values() if a.runtime}
-        raise SimulationError(f"it does not end: stored {open_tasks}; leader {known}; held {held}")
+        known = list(self.leader.state.tasks.values()) if self.leader is not None else "no leader"
+        held = {
+            m.id: (list(m.runtime.core._held), list(m.runtime.core._outbox), m.runtime.alive)
+            for m in self.machines.values()
+            if m.runtime is not None
+        }
+        raise SimulationError(
+            f"it does not end: stored {open_tasks}; the leader knows {known}; agents hold {held};"
+            f" unanswered {sorted(self.gateway.unanswered)}"
+        )
 
     def _check_end(self) -> None:
         leader = self.leader
         assert leader is not None
-        used = leader.state.table.view().used
-        if int(abs(used).sum()) or leader.state.held or len(leader.state.queue):
+        state = leader.state
+        check_all(state)
+        used = state.table.view().used
+        if int(abs(used).sum()) or state.held or len(state.queue):
             raise SimulationError(f"all has ended and still is used: {used.tolist()}")
-        missing = self.accepted - self.store.tasks.keys()
+        left = {
+            "dirty": state.dirty,
+            "to_start": state.to_start,
+            "cancel": state.cancel_again,
+            "suspects": state.suspects,
+            "kept": state.kept,
+        }
+        if any(left.values()) or any(agent.tasks for agent in state.agents.values()):
+            raise SimulationError(f"all has ended, and the leader keeps {left}")
+        wishes = {i: w for i, w in state.wishes.items() if w is not AgentWish.NONE}
+        if wishes != self.store.wishes():
+            raise SimulationError(f"invariant 11: {wishes} are not {self.store.wishes()}")
+        self._check_records()
+        for machine in self.machines.values():
+            if machine.runtime is not None and machine.runtime.alive:
+                _check_empty(machine.runtime, state.agents.get(machine.id))
+
+    def _check_records(self) -> None:
+        """0 lost, 0 twice."""
+        missing = self.books.accepted - self.books.specs.keys()
         if missing:
-            raise SimulationError(f"accepted and lost: {sorted(missing)}")
-        for ident, (spec, status) in self.store.tasks.items():
-            if status.state is TaskState.FAILED and status.failures < spec.max_attempts:
-                raise SimulationError(f"{ident} failed after {status.failures} failures")
-            if status.state is TaskState.DEAD and status.agent_deaths < 3:
-                raise SimulationError(f"{ident} is dead after {status.agent_deaths} deaths")
+            raise SimulationError(f"invariant 1: accepted and lost: {sorted(missing)}")
+        for spec, status in self.store.rows():
+            name = label(spec.id, status.attempt)
+            if status.state not in ENDED_STATES:
+                raise SimulationError(f"{name} has not ended")
+            succeeded = status.state is TaskState.SUCCEEDED
+            if succeeded != (self.books.succeeded.get(spec.id) == status.attempt):
+                raise SimulationError(f"{name} is {status.state}: {self.books.succeeded}")
+            if status.state is TaskState.DEAD and status.agent_deaths != POISON_DEATHS:
+                raise SimulationError(f"{name} is DEAD after {status.agent_deaths} deaths")
+
+
+def _check_empty(runtime: Runtime, entry: AgentEntry | None) -> None:
+    core = runtime.core
+    left = {
+        "newest": core._newest,
+        "resume": core._resume,
+        "stop tasks": core._stop_tasks,
+        "table": runtime.table.started,
+        "processes": runtime.executor.live,
+        "pool": runtime.executor.leaks(),
+    }
+    kept = {name: content for name, content in left.items() if content}
+    if kept or core.slots_used:
+        raise SimulationError(f"{runtime.name} holds nothing and keeps {kept}, {core.slots_used}")
+    if entry is not None and entry.incarnation < core.incarnation:
+        raise SimulationError(f"the leader knows {entry!r}, and {runtime.name} runs")

@@ -220,6 +220,9 @@ class Leader:
             now = self.now()
             tasks.due(self.state, now)
             tasks.flush_started(self.state, now)
+            # What turned out to be stored otherwise, and was found ended when it was looked up.
+            for ident in list(self._settling):
+                self._settle(ident)
             if ticks % JUDGE_EVERY_TICKS == 0:
                 if not self.restricted and self.confirmed:
                     agents.judge(self.state, now)
@@ -303,15 +306,25 @@ class Leader:
             if write.expect is None:
                 state = standing.state if standing is not None else write.status.state
                 self._created(write.task.id, None if verdict is tasks.Verdict.GONE else state)
-            if self._settling and write.task.id not in self.state.dirty:
-                for done in self._settling.pop(write.task.id, ()):
-                    if not done.done():
-                        done.set_result(None)
+            if self._settling:
+                self._settle(write.task.id)
             if verdict is tasks.Verdict.OK and write.status.state in ENDED_STATES:
                 ended[write.status.state] += 1
         for state, count in ended.items():
             self._ended[state].inc(count)
         self.wake()
+
+    def _settle(self, ident: TaskId) -> None:
+        """Answers who waits for the task to be settled, if it is."""
+        state = self.state
+        if ident in state.dirty or ident in state.cancel_again:
+            return
+        task = state.tasks.get(ident)
+        if task is not None and task.write is not None:
+            return
+        for done in self._settling.pop(ident, ()):
+            if not done.done():
+                done.set_result(None)
 
     def _created(self, ident: TaskId, state: TaskState | None) -> None:
         """None: storage refuses the task."""
@@ -371,7 +384,8 @@ class Leader:
         waiting = []
         for ident in idents:
             task = self.state.tasks.get(ident)
-            if task is not None and (task.write is not None or ident in self.state.dirty):
+            open_ = task is not None and (task.write is not None or ident in self.state.dirty)
+            if open_ or ident in self.state.cancel_again:
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._settling.setdefault(ident, []).append(future)
                 waiting.append(future)

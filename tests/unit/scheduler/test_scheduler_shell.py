@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.polling import eventually
-from tests.unit.scheduler.core_bench import ident
+from tests.unit.scheduler.core_bench import ident, record
 
 from muster.api.v1 import scheduler_pb2, storage_pb2, task_pb2
 from muster.domain.errors import (
@@ -24,12 +24,14 @@ from muster.domain.ids import AgentId, TaskId
 from muster.domain.task import Outcome, OutcomeKind, TaskSpec, TaskStatus
 from muster.domain.task_lifecycle import TaskState
 from muster.rpc.clock import boot_ms
-from muster.rpc.conversion import spec_to_proto
+from muster.rpc.conversion import VERSION, spec_to_proto
 from muster_scheduler import leader as leader_module
+from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.commands import Push
 from muster_scheduler.core.records import AttemptRef, OpenTask, Write
 from muster_scheduler.core.tasks import Verdict
 from muster_scheduler.errors import passes
+from muster_scheduler.intake import open_session
 from muster_scheduler.leader import Leader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import MAX_WAITING_BYTES, Publisher
@@ -354,6 +356,53 @@ async def test_whoever_waits_for_a_lead_that_ends_is_told() -> None:
         await leader.submit([spec])
     assert (await asyncio.gather(work, return_exceptions=True))[0] is not None
     assert leader.over
+
+
+async def test_a_cancellation_is_answered_once_it_is_durable_even_of_a_task_stored_otherwise() -> (
+    None
+):
+    """A gateway had created the task as PENDING, while the leader creates it ASSIGNED."""
+    spec = spec_to_proto(TaskSpec(ident(1), "echo", input_json=b"1"))
+    stored = task_pb2.TaskStatus(version=VERSION, state=task_pb2.TASK_STATE_PENDING)
+    look = asyncio.Event()
+    looked_up = asyncio.Event()
+    cancelled = False
+    settled: list[asyncio.Task[None]] = []
+
+    def reply(method: str, request: Any) -> Any:
+        nonlocal cancelled
+        if method == "Create":
+            tasks.cancel(leader.state, leader.state.tasks[ident(1)], leader.now())
+            settled.append(asyncio.create_task(leader.settled([ident(1)])))
+            exists = storage_pb2.CreateResult(code=storage_pb2.CREATE_CODE_EXISTS, status=stored)
+            return storage_pb2.CreateResponse(results=[exists])
+        if method == "GetTasks":
+            looked_up.set()
+            if not look.is_set():
+                return Unavailable("storage")
+            return storage_pb2.GetTasksResponse(tasks=[task_pb2.Task(spec=spec, status=stored)])
+        if method == "Apply":
+            cancelled = cancelled or any(
+                t.status.state == task_pb2.TASK_STATE_CANCELLED for t in request.transitions
+            )
+        return fine(method, request)
+
+    leader = leader_with(reply)
+    work = asyncio.create_task(leader.run())
+    await leader.ready.wait()
+    agents.registered(leader.state, record(A), leader.now())
+    hello = scheduler_pb2.SessionHello(agent=A, role=scheduler_pb2.SESSION_ROLE_RUNTIME)
+    open_session(leader, scheduler_pb2.SessionRequest(incarnation=1, hello=hello))
+    async with asyncio.timeout(20):
+        await leader.submit([spec])
+        await looked_up.wait()
+        await asyncio.sleep(0.05)
+        assert not settled[0].done()
+        look.set()
+        await settled[0]
+    assert cancelled
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def test_the_clusters_clock_never_runs_ahead_when_answers_are_lost(

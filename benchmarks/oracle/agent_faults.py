@@ -20,7 +20,7 @@ from benchmarks.oracle.scene import Books, Limits, Scene, Strike
 CHILDREN_GONE_S = 5.0
 AGENT_TTL_S = 10.0
 # An embedded agent has 3 s to drain.
-DRAIN_S = 3.0
+DRAIN_S, DRAIN_SHORT_S = 3.0, 1.0
 POISON_DEATHS = 3
 # Longer than from giving up a frozen agent to waking it up, shorter than it was frozen.
 SLOW_S, SLOW_SHORT_S = 24.0, 5.0
@@ -340,10 +340,13 @@ class AgentDrained(AgentFault):
     def strike(self, scene: Scene) -> Strike:
         cluster, load = scene.cluster, scene.load
         ident = f"leaver-{load.run}"
-        leaver = cluster.start_agent_like(cluster.agent_ids[0], ident)
+        drain_s = DRAIN_SHORT_S if scene.short else DRAIN_S
+        leaver = cluster.start_agent_like(
+            cluster.agent_ids[0], ident, {"MUSTER_AGENT_DRAIN_S": f"{drain_s:g}"}
+        )
         states = cluster.agent_states
         until(lambda: states().get(ident) == "READY", f"{ident} READY", BACK_WITHIN_S)
-        long_ms = DRAIN_S * 1000 + 700
+        long_ms = drain_s * 1000 + 700
         slow = [load.task(k, long_ms, priority=100) for k in ("work", "wait") * 6]
         load.submit(slow)
         load.submit([load.task("work", scene.chance.uniform(100, 200)) for _ in range(100)])

@@ -103,7 +103,10 @@ class SideFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.marks: list[Mark] = []
+        self._marks: list[Mark] = []
+        self._open: dict[tuple[str, int], Mark] = {}
+        self._first_end_s: dict[str, float] = {}
+        self._ended = 0
         self._offset = 0
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
@@ -114,23 +117,29 @@ class SideFile:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        self.marks.extend(_parsed(whole.decode().splitlines()))
-        return self.marks
+        for mark in _parsed(whole.decode().splitlines()):
+            self._marks.append(mark)
+            if mark.phase == "begin":
+                self._open[mark.task, mark.attempt] = mark
+            else:
+                self._open.pop((mark.task, mark.attempt), None)
+                self._first_end_s.setdefault(mark.task, mark.at_s)
+                self._ended += 1
+        return self._marks
 
     def ended(self) -> int:
         """How many executions have done all their work."""
-        return sum(mark.phase == "end" for mark in self.read())
+        self.read()
+        return self._ended
+
+    def first_end_s(self, task: str) -> float | None:
+        """When the task was done for the first time, as far as was read."""
+        return self._first_end_s.get(task)
 
     def running(self) -> dict[tuple[str, int], Mark]:
         """Executions that have begun and not ended, or died, by task and attempt."""
-        open_marks: dict[tuple[str, int], Mark] = {}
-        for mark in self.read():
-            key = (mark.task, mark.attempt)
-            if mark.phase == "begin":
-                open_marks[key] = mark
-            else:
-                open_marks.pop(key, None)
-        return open_marks
+        self.read()
+        return dict(self._open)
 
 
 def _parsed(lines: Sequence[str]) -> Iterator[Mark]:

@@ -198,12 +198,15 @@ class Cluster:
                 process.suspend()
         return stopped
 
-    def start_agent_like(self, name: str, ident: str) -> subprocess.Popen[bytes]:
-        """One more agent, with the environment of agent `name`, that nobody restarts."""
+    def start_agent_like(
+        self, name: str, ident: str, settings: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """One more agent, with the environment of agent `name` but for `settings`, that nobody
+        restarts."""
         folder = self.state_dir / "agents" / ident
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         environ = psutil.Process(self.pid(name)).environ()
-        environ |= {"MUSTER_AGENT_ID": ident, "MUSTER_STATE_DIR": str(folder)}
+        environ |= {"MUSTER_AGENT_ID": ident, "MUSTER_STATE_DIR": str(folder), **settings}
         with (self.folder / f"{ident}.log").open("ab") as log:
             agent = subprocess.Popen(
                 [sys.executable, "-P", "-m", "muster.agent"],

@@ -114,14 +114,17 @@ class Scene:
     def first_end_after_s(self, at_s: float, within_s: float = 90.0) -> float:
         """Seconds from a moment until a task that was sent after it has been done."""
 
+        side = self.load.side
+
         def look() -> float:
-            fresh = {
-                ident
+            side.read()
+            ends = [
+                end_s
                 for entry in self.load.journal.entries()
                 if entry.sent_s > at_s
                 for ident in entry.ids
-            }
-            ends = [m.at_s for m in self.load.side.read() if m.phase == "end" and m.task in fresh]
+                if (end_s := side.first_end_s(ident)) is not None
+            ]
             return min(ends) - at_s if ends else 0.0
 
         return float(until(look, "a task sent after the fault", within_s))

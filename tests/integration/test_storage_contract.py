@@ -493,10 +493,26 @@ async def test_a_request_is_fixed_by_who_comes_first(store: Store) -> None:
     again = await store.tasks.reserve(TENANT, "key:1", b"h" * 32, 6)
     other_body = await store.tasks.reserve(TENANT, "key:1", b"g" * 32, 7)
     other_tenant = await store.tasks.reserve("other", "key:1", b"g" * 32, 8)
-    assert first == (5, True, False)
-    assert again == (5, False, False)
-    assert other_body == (5, False, True)
-    assert other_tenant == (8, True, False)
+    assert first == (5, True, False, False)
+    assert again == (5, False, False, False)
+    assert other_body == (5, False, True, False)
+    assert other_tenant == (8, True, False, False)
+
+
+async def test_a_request_whose_tasks_were_removed_says_so(store: Store) -> None:
+    """Else its repetition would make anew, and run again, what has run."""
+    term = await new_term(store)
+    await store.tasks.reserve(TENANT, "tests", b"h" * 32, NOW_MS)
+    await store.tasks.reserve(TENANT, "other", b"h" * 32, NOW_MS)
+    await store.tasks.create(0, creations([task(1), task(2)]))
+    await finish(store, term, 1)
+    assert await store.tasks.remove([Removal(TENANT, ident(1), "echo", ())]) == 1
+    again = await store.tasks.reserve(TENANT, "tests", b"h" * 32, NOW_MS + 9)
+    assert again == (NOW_MS, False, False, True)
+    other_body = await store.tasks.reserve(TENANT, "tests", b"g" * 32, NOW_MS + 9)
+    assert other_body == (NOW_MS, False, True, False)
+    other = await store.tasks.reserve(TENANT, "other", b"h" * 32, NOW_MS + 9)
+    assert other == (NOW_MS, False, False, False)
 
 
 # --- the cluster's own records --------------------------------------------------------------
@@ -803,10 +819,10 @@ async def test_a_request_is_forgotten_after_its_last_task(store: Store, sweeper:
     await store.cluster.confirm_term(term, 2_001)
     assert await sweeper.sweep() == Swept(0, 1, 0)
     again = await store.tasks.reserve(TENANT, "tests", b"h" * 32, NOW_MS + 9)
-    assert again == (NOW_MS, False, False)
+    assert again == (NOW_MS, False, False, False)
     await finish(store, term, 1)
     for _ in range(400):
         await store.cluster.confirm_term(term, 10_000)
     assert await sweeper.sweep() == Swept(1, 1, 0)
     again = await store.tasks.reserve(TENANT, "tests", b"h" * 32, NOW_MS + 9)
-    assert again == (NOW_MS + 9, True, False)
+    assert again == (NOW_MS + 9, True, False, False)

@@ -103,6 +103,11 @@ class Submitter:
                 "Idempotency-Key: it was used before with another body; use a new key, "
                 "or send the same body"
             )
+        if reserved.gone:
+            raise Conflict(
+                "Idempotency-Key: the tasks of this request have ended, and were removed by "
+                "retention; to run them again, use a new key"
+            )
         return reserved.first_ms, reserved.first
 
     async def _accept_chunks(self, chunks: Sequence[scheduler_pb2.SubmitRequest]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from muster.domain.errors import StaleTerm
+from muster.domain.ids import PREFIX_CHARS, TenantId, request_prefix
 from muster_storage.records import (
     APPLIED,
     ASSIGNED,
@@ -62,6 +63,8 @@ class _Request:
     body_hash: bytes
     first_ms: int
     look_at_clock_ms: int
+    # Tasks of it have been removed.
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Memory:
     ids: dict[str, list[str]] = field(default_factory=dict)
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
     requests: dict[tuple[str, str], _Request] = field(default_factory=dict)
+    # By what the ids of its tasks begin with.
+    request_of: dict[str, _Request] = field(default_factory=dict)
     events: deque[LogEntry] = field(default_factory=deque)
     seq: int = 0
     written: asyncio.Event = field(default_factory=asyncio.Event)
@@ -204,10 +209,12 @@ class MemoryTasks:
         found = self._memory.requests.get((tenant, key))
         if found is not None:
             conflict = found.body_hash != body_hash
-            return Reservation(found.first_ms, first=False, conflict=conflict)
+            gone = found.gone and not conflict
+            return Reservation(found.first_ms, first=False, conflict=conflict, gone=gone)
         request = _Request(body_hash, now_ms, self._memory.clock_ms)
         self._memory.requests[tenant, key] = request
-        return Reservation(now_ms, first=True, conflict=False)
+        self._memory.request_of[request_prefix(TenantId(tenant), key, now_ms)] = request
+        return Reservation(now_ms, first=True, conflict=False, gone=False)
 
     async def get(self, tenant: str, ids: Sequence[str], most_bytes: int) -> list[Row | None]:
         rows: list[Row | None] = []
@@ -279,6 +286,9 @@ class MemoryTasks:
             del memory.ended[tenant, ident]
             ids = memory.ids[tenant]
             del ids[bisect_left(ids, ident)]
+            request = memory.request_of.get(ident[:PREFIX_CHARS])
+            if request is not None:
+                request.gone = True
             removed += 1
         return removed
 
@@ -304,6 +314,7 @@ class MemoryTasks:
                 request.look_at_clock_ms = look_again_clock_ms
             else:
                 del self._memory.requests[tenant, key]
+                del self._memory.request_of[prefix]
                 forgotten += 1
         return forgotten
 

@@ -129,9 +129,12 @@ class Page(NamedTuple):
 
 
 class Reservation(NamedTuple):
+    """`gone`: tasks of the request have been removed since, so nothing may be created for it."""
+
     first_ms: int
     first: bool
     conflict: bool
+    gone: bool
 
 
 class Expired(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from muster.domain.errors import StaleTerm
+from muster.domain.ids import TenantId, request_prefix
 from muster_storage.metrics import REFUSED_WRITES
 from muster_storage.records import (
     APPLIED,
@@ -87,8 +88,9 @@ class RedisTasks:
         return sum([answer[1] for answer in await self._fenced("publish", term, chunks)])
 
     async def reserve(self, tenant: str, key: str, body_hash: bytes, now_ms: int) -> Reservation:
-        code, first_ms = await self._link.script("reserve", tenant, key, body_hash, now_ms)
-        return Reservation(int(first_ms), first=code == 1, conflict=code == 2)
+        prefix = request_prefix(TenantId(tenant), key, now_ms)
+        code, first_ms = await self._link.script("reserve", tenant, key, body_hash, now_ms, prefix)
+        return Reservation(int(first_ms), first=code == 1, conflict=code == 2, gone=code == 3)
 
     async def get(self, tenant: str, ids: Sequence[str], most_bytes: int) -> list[Row | None]:
         rows: list[Row | None] = []

@@ -74,7 +74,7 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
             request.tenant, request.key, request.body_hash, request.now_ms
         )
         return pb.ReserveResponse(
-            first_ms=found.first_ms, first=found.first, conflict=found.conflict
+            first_ms=found.first_ms, first=found.first, conflict=found.conflict, gone=found.gone
         )
 
     async def Create(self, request: pb.CreateRequest, context: Any) -> pb.CreateResponse:

@@ -26,6 +26,8 @@ DEFAULT_TENANT = TenantId("default")
 
 # 10,000 tasks fill a batch; the index has room for a hundred times that.
 MAX_INDEX = (1 << 20) - 1
+# What all task ids of one request begin with.
+PREFIX_CHARS = 22
 # Of children of one attempt; see `child_key`.
 MAX_KEY_CHARS = 200
 

@@ -14,7 +14,7 @@ for i = 2, #ARGV, 4 do
     if #left > 0 then
       call('ZADD', P .. 'requests', ARGV[1], member)
     else
-      call('DEL', key)
+      call('DEL', key, P .. tenant .. ':rp:' .. prefix)
       call('ZREM', P .. 'requests', member)
       forgotten = forgotten + 1
     end

@@ -28,6 +28,11 @@ while i <= n do
       end
     end
     call('DEL', key, logs)
+    -- A repeated request must not make anew what has run.
+    local request = call('GET', P .. tenant .. ':rp:' .. string.sub(id, 1, 22))
+    if request then
+      call('HSET', P .. tenant .. ':r:' .. request, 'gone', '1')
+    end
     removed = removed + 1
   end
   if not row[1] or tonumber(row[1]) >= 4 then

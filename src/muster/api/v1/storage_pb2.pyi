@@ -124,21 +124,25 @@ class ReserveResponse(_message.Message):
     FIRST_MS_FIELD_NUMBER: _builtins.int
     FIRST_FIELD_NUMBER: _builtins.int
     CONFLICT_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     first_ms: _builtins.int
     first: _builtins.bool
     """False when the request had been seen before."""
     conflict: _builtins.bool
     """The key was used before with another body; nothing may be created."""
+    gone: _builtins.bool
+    """Its tasks had been created, and some were removed since; nothing may be created."""
     def __init__(
         self,
         *,
         first_ms: _builtins.int = ...,
         first: _builtins.bool = ...,
         conflict: _builtins.bool = ...,
+        gone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "first", b"first", "first_ms", b"first_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "first", b"first", "first_ms", b"first_ms", "gone", b"gone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from muster.api.v1 import registry_pb2
 from muster.domain.errors import MusterError
 from muster.rpc.agent_watch import follow_agents
 from muster.rpc.channels import ServiceChannel
+from muster.rpc.clock import boot_s
+from muster_gateway.admission import Admission
 from muster_gateway.apikeys import KeyText
 from muster_gateway.auth import Authenticator, read_key
 from muster_gateway.bootstrap import read_bootstrap_key, register_bootstrap_key
@@ -73,6 +76,7 @@ class Gateway:
         self.feed = TailFeed(self._tail_channel, self.board)
         self.reader = TaskReader(self.storage, self.feed, self.board)
         self.skills = SkillCatalog(self._bad_schema)
+        self.admission = Admission(boot_s, random.random)
         self.submitter = Submitter(self.leader, self.storage, self.board)
         self.auth = Authenticator(self.storage)
         self._tasks: list[asyncio.Task[None]] = []

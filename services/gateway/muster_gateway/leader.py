@@ -68,9 +68,13 @@ class LeaderClient:
             pause_s = 0.01 + full_jitter(tries)
             if boot_s() + pause_s >= deadline_s:
                 self._absent_until_s = boot_s() + _ABSENT_FOR_S
-                raise Unavailable(
-                    "the scheduler's leader", str(failure), retry_after_s=1.0
-                ) from failure
+                try:
+                    raise Unavailable(
+                        "the scheduler's leader", str(failure), retry_after_s=1.0
+                    ) from failure
+                finally:
+                    # Its traceback holds this frame: no ring may keep the request.
+                    del failure
             await asyncio.sleep(pause_s)
 
     async def close(self) -> None:

@@ -81,6 +81,13 @@ async def read_body(request: Request, most_bytes: int = MAX_BODY_BYTES) -> bytes
     return b"".join(pieces)
 
 
+def announced_bytes(request: Request) -> int:
+    """How large the body will be; the most that is allowed when its sender does not say."""
+    text = request.headers.get("content-length", "")
+    said = int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else MAX_BODY_BYTES
+    return min(said, MAX_BODY_BYTES)
+
+
 def wait_ms_of(request: Request) -> int:
     """`?wait=30s`; 0 when it is not given."""
     text = request.query_params.get("wait")

@@ -28,6 +28,7 @@ from muster_gateway.requests import (
     JSON,
     MAX_PAGE,
     NDJSON,
+    announced_bytes,
     flag_of,
     known_queries,
     labels_of,
@@ -74,16 +75,17 @@ async def submit(call: Call) -> Response:
     kind = require_json(request, NDJSON)
     key_text = request.headers.get("idempotency-key")
     key = parse_idempotency_key(key_text) if key_text is not None else None
-    body = await read_body(request)
     gateway = call.gateway
-    try:
-        tasks, is_batch = decode_submission(body, ndjson=kind == NDJSON)
-        checked = check_tasks(tasks, call.caller.tenant, gateway.skills, is_batch=is_batch)
-    except InvalidInput:
-        TASKS_REFUSED.inc()
-        raise
-    body_hash = hashlib.sha256(body).digest() if key is not None else b""
-    ids = await gateway.submitter.submit(checked, key=key, body_hash=body_hash)
+    with gateway.admission.room(announced_bytes(request)):
+        body = await read_body(request)
+        try:
+            tasks, is_batch = decode_submission(body, ndjson=kind == NDJSON)
+            checked = check_tasks(tasks, call.caller.tenant, gateway.skills, is_batch=is_batch)
+        except InvalidInput:
+            TASKS_REFUSED.inc()
+            raise
+        body_hash = hashlib.sha256(body).digest() if key is not None else b""
+        ids = await gateway.submitter.submit(checked, key=key, body_hash=body_hash)
     answer = encode({"ids": ids} if is_batch else {"id": ids[0]})
     return Response(answer, 202, media_type=JSON)
 

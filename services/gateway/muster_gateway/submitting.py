@@ -128,6 +128,9 @@ class Submitter:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            # An error's traceback holds this frame, and its workers the error: a ring that would
+            # keep the whole batch until the collector comes.
+            workers.clear()
 
     async def _accept_specs(self, specs: list[task_pb2.TaskSpec]) -> list[None]:
         """Single submissions that came together, in as few messages as their size allows."""

@@ -88,6 +88,9 @@ class CallStream:
             raise DeadlineExceeded(self._what, timeout_s) from None
         finally:
             self._open.pop(ident, None)
+            # An error's traceback holds this frame, and the future the error: a ring that would
+            # keep the request until the collector comes.
+            del answer
 
     async def _run(self) -> None:
         failure: MusterError = Unavailable(self._what, "the connection was closed")
@@ -146,14 +149,16 @@ class CallStream:
 
     async def _read(self, stream: Any) -> None:
         async for message in stream:
-            for item in message.answers:
-                answer = self._open.get(item.id)
-                if answer is None or answer.done():
-                    continue
-                if item.HasField("error"):
-                    error = item.error
-                    answer.set_exception(
-                        from_parts(error.code, error.message, error.packed, self._what)
-                    )
-                else:
-                    answer.set_result(item.response)
+            self._take(message)
+
+    def _take(self, message: calls_pb2.CallsResponse) -> None:
+        for item in message.answers:
+            answer = self._open.get(item.id)
+            if answer is None or answer.done():
+                continue
+            if item.HasField("error"):
+                error = item.error
+                failure = from_parts(error.code, error.message, error.packed, self._what)
+                answer.set_exception(failure)
+            else:
+                answer.set_result(item.response)

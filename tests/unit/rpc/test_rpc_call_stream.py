@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -174,3 +176,21 @@ async def test_calls_beyond_the_bound_wait_for_earlier_ones(
         storage.gates.setdefault(f"g{n}", asyncio.Event()).set()
     await asyncio.gather(*waiting)
     assert await later == 9
+
+
+async def test_a_failed_call_leaves_no_ring_behind(served: Served) -> None:
+    """The error's frames hold the request; services let the collector run rarely."""
+    _, channel, _ = served
+    await _reserve(channel, 1)
+    request = storage_pb2.GetPolicyRequest()
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(MusterError) as caught:
+            await channel.call(Stub, "GetPolicy", request, timeout_s=20, streamed=True)
+        gone = weakref.ref(caught.value)
+        del caught
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -45,7 +45,8 @@ class Cluster(World):
         return Reply(200, {})
 
     def _lines(self, ids: list[str]) -> Iterator[bytes | Broken | None]:
-        known = [ident for ident in self.order(list(self.open)) if ident in set(ids)]
+        asked = set(ids)
+        known = [ident for ident in self.order(list(self.open)) if ident in asked]
         for ident in known[: self.per_answer]:
             line = self._ending(ident, self.open.pop(ident))
             yield line[:7]

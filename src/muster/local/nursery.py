@@ -188,6 +188,8 @@ class Nursery:
             code = child.reap()
             if code is not None and not self._ending:
                 self._on_death(child, code)
+        # Or an orphan that was killed has died: it stays a zombie until it is asked for.
+        self.sweep_orphans()
 
     def _on_death(self, child: Child, code: int) -> None:
         now_s = time.monotonic()

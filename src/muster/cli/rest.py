@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from muster.cli.failure import EXIT_UNREACHABLE, Failure, Refused
+from muster.client.sse import LineSplitter
 
 # A gateway that was killed is back within a few seconds; then a person wants an answer.
 RETRY_FOR_S = 8.0
@@ -183,8 +184,14 @@ class BrokenStream(Failure):
 
 
 def _lines_of(response: httpx.Response) -> Iterator[str]:
+    # httpx' own lines end at U+2028 and its like, too, which JSON may hold.
+    splitter = LineSplitter()
     try:
-        yield from response.iter_lines()
+        for piece in response.iter_bytes():
+            for line in splitter.feed(piece):
+                yield line.removesuffix(b"\r").decode("utf-8", "replace")
+        if rest := splitter.rest():
+            yield rest.decode("utf-8", "replace")
     except httpx.TransportError as error:
         raise BrokenStream(str(error) or type(error).__name__) from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from muster.client.sse import EventReader
+
 
 @dataclass(frozen=True, slots=True)
 class SentEvent:
@@ -16,23 +18,8 @@ class SentEvent:
 
 
 def events_in(lines: Iterable[str]) -> Iterator[SentEvent]:
-    """The events as they are completed; one that breaks off is dropped.
-
-    Source: WHATWG HTML, "Interpreting an event stream".
-    """
-    name, ident = "", ""
-    data: list[str] = []
+    """The events as they are completed; one that breaks off is dropped."""
+    reader = EventReader()
     for line in lines:
-        if not line:
-            if data:
-                yield SentEvent(name or "message", "\n".join(data), ident)
-            name, data = "", []
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            data.append(value)
-        elif field == "event":
-            name = value
-        elif field == "id" and "\0" not in value:
-            ident = value
+        for event in reader.feed(line.encode() + b"\n"):
+            yield SentEvent(event.name, event.data.decode("utf-8", "replace"), event.id)

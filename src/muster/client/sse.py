@@ -31,6 +31,12 @@ class LineSplitter:
         self._parts = [rest]
         return whole.split(b"\n")
 
+    def rest(self) -> bytes:
+        """The beginning of a line that is not complete; it is taken out."""
+        rest = b"".join(self._parts)
+        self._parts = []
+        return rest
+
 
 class EventReader:
     """Takes a stream in as it comes. Source: WHATWG HTML, "Interpreting an event stream"."""

@@ -253,6 +253,15 @@ def test_waiting_with_json_keeps_the_order_of_the_file(muster: Muster, tmp_path:
     assert [(item["id"], item["result"]) for item in ran.json["items"]] == [(first, 1), (second, 2)]
 
 
+def test_results_may_hold_what_other_texts_end_lines_with(muster: Muster, tmp_path: Path) -> None:
+    write_tasks(tmp_path / "t.jsonl", 1)
+    muster.on("POST /v1/tasks", answer({"ids": ids(1)}, 202))
+    line = {"id": ids(1)[0], "state": "SUCCEEDED", "result": "a\u2028b\u0085c"}
+    muster.on("POST /v1/results", stream(json.dumps(line, ensure_ascii=False), '{"open": []}'))
+    ran = muster("submit", "--file", str(tmp_path / "t.jsonl"), "--wait", "--json")
+    assert [item["result"] for item in ran.json["items"]] == ["a\u2028b\u0085c"]
+
+
 def test_gathering_survives_a_stream_that_breaks(muster: Muster, tmp_path: Path) -> None:
     write_tasks(tmp_path / "t.jsonl", 2)
     first, second = ids(2)

@@ -187,7 +187,9 @@ def test_a_task_without_a_result_is_an_error_with_the_task(state: str, kind: typ
     with pytest.raises(errors.TaskUnsuccessful, match="it broke") as caught:
         world.run(calls.result(world.settings(), "x", None, None))
     assert type(caught.value) is kind
-    assert (caught.value.task.attempt, caught.value.task.error.exit_code) == (2, 3)
+    task = caught.value.task
+    assert task.error is not None
+    assert (task.attempt, task.error.exit_code) == (2, 3)
 
 
 def test_a_result_is_read_as_the_type_asked_for() -> None:

@@ -16,9 +16,11 @@ from benchmarks.oracle.scene import Books, Limits, Scene, Strike
 RACES_PER_TASK = 5
 BATCH_TASKS = 200
 # A batch runs for about as long as its cancellations are spread.
-LONGEST_MS = 250.0
-SPREAD_S = 0.25
+LONGEST_MS = 400.0
+SPREAD_S = 0.3
 CANCELLERS = 4
+# Of each batch, so many run for far longer: an accepted cancellation must end them.
+LONG_TASKS, LONG_MS = 5, 30_000.0
 CANCELLED = "CANCELLED"
 
 
@@ -61,7 +63,8 @@ class CancelRace:
             while left > 0:
                 count = min(left, BATCH_TASKS)
                 left -= count
-                ids = self._submit(scene, count)
+                ids = self._submit(scene, count, LONGEST_MS, (SUCCEEDED, CANCELLED))
+                ids += self._submit(scene, LONG_TASKS, LONG_MS, (CANCELLED,), LONG_MS)
                 now_s = time.monotonic()
                 moments = sorted(scene.chance.uniform(0.0, SPREAD_S) for _ in ids)
                 racing = [
@@ -73,17 +76,24 @@ class CancelRace:
         strike.notes["came_too_late"] = refused
         return strike
 
-    def _submit(self, scene: Scene, count: int) -> list[str]:
+    def _submit(
+        self,
+        scene: Scene,
+        count: int,
+        longest_ms: float,
+        expected: tuple[str, ...],
+        shortest_ms: float = 0.0,
+    ) -> list[str]:
         chance: random.Random = scene.chance
         tasks = [
             scene.load.task(
                 chance.choice(["work", "wait"]),
-                chance.uniform(0.0, LONGEST_MS),
+                chance.uniform(shortest_ms, longest_ms),
                 resources={"cpu": "20m"},
             )
             for _ in range(count)
         ]
-        return scene.load.submit(tasks, expected=(SUCCEEDED, CANCELLED))
+        return scene.load.submit(tasks, expected=expected)
 
     def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
         for state in (SUCCEEDED, CANCELLED):

@@ -29,6 +29,7 @@ from muster.domain.resources import DEFAULT_TASK_RESOURCES, ResourceVector
 from muster.domain.task import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_ATTEMPTS,
+    MAX_CHILDREN,
     MAX_DEPTH,
     MAX_INPUT_BYTES,
     MAX_PRIORITY,
@@ -54,6 +55,8 @@ def child_spec(
     """
     if parent.depth + 1 > MAX_DEPTH:
         raise InvalidInput("depth", parent.depth + 1, f"tasks nest at most {MAX_DEPTH} deep")
+    if not 0 <= index < MAX_CHILDREN:
+        raise InvalidInput("children", index + 1, f"a task submits at most {MAX_CHILDREN}")
     if len(content) > MAX_INPUT_BYTES:
         raise TooLarge("input", len(content), f"at most {MAX_INPUT_BYTES} bytes")
     parent_id = parent.key.task_id

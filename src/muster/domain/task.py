@@ -35,6 +35,8 @@ MAX_DURATION_MS = 10 * 365 * 24 * 3600 * 1000
 POISON_DEATHS = 3
 # Parents and children: deeper trees are runaway recursion.
 MAX_DEPTH = 8
+# As many as one batch may hold; a parent that needs more submits parents.
+MAX_CHILDREN = 10_000
 
 NO_AGENT = AgentId("")
 NO_RESOURCES = ResourceVector()

@@ -11,7 +11,13 @@ from muster.agent.events import AttemptKey, AttemptSpec
 from muster.agent.reporting import preferred_monitor
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import DEFAULT_TENANT, AgentId, parse_task_id, request_prefix, task_id
-from muster.domain.task import MAX_DEPTH, MAX_INPUT_BYTES, OnDisconnect, TaskSpec
+from muster.domain.task import (
+    MAX_CHILDREN,
+    MAX_DEPTH,
+    MAX_INPUT_BYTES,
+    OnDisconnect,
+    TaskSpec,
+)
 
 PARENT_ID = task_id(request_prefix(DEFAULT_TENANT, "k", 1_700_000_000_000), 0)
 
@@ -71,7 +77,11 @@ def test_bad_options_are_named(options: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_depth_and_size_are_bounded() -> None:
+def test_depth_count_and_size_are_bounded() -> None:
+    assert child(MAX_CHILDREN - 1).parent == PARENT_ID
+    with pytest.raises(InvalidInput) as caught:
+        child(MAX_CHILDREN)
+    assert str(caught.value) == "children: 10001 is not accepted; a task submits at most 10000"
     with pytest.raises(InvalidInput, match="depth"):
         child_spec(parent(depth=MAX_DEPTH), 0, "echo", b"", {})
     with pytest.raises(InvalidInput, match="at most"):

@@ -53,6 +53,21 @@ def test_the_smallest_change_that_would_place_it() -> None:
     assert "cpu short by" in found.summary
 
 
+def test_what_no_agent_has_is_named_and_waiting_for_tasks_is_not_advised() -> None:
+    bench = Bench()
+    bench.join(A, labels=[("zone", "a")])
+    zoned = why(bench, bench.admit(constraints=(Constraint("zone", "==", ("b",)),)))
+    assert zoned.smallest_change == "an agent with skill echo and zone == b"
+    asks = {"cpu": 64_000, "gpu": 1_000}
+    large = why(bench, bench.admit(resources=ResourceVector.of(asks)))
+    assert large.smallest_change == "an agent with skill echo and cpu 64 and gpu 1"
+    bench.run(resources=ResourceVector.of({"cpu": 4_000}))
+    full = why(bench, bench.admit(resources=ResourceVector.of({"cpu": 1_000})))
+    assert full.smallest_change == (
+        "one more agent with skill echo, or wait for running tasks to end"
+    )
+
+
 def test_full_agents() -> None:
     bench = Bench()
     bench.join(A, slots=1)

@@ -227,6 +227,19 @@ def test_a_repeated_write_that_had_got_through_counts_as_done(bench: Bench) -> N
     assert task.stored == (TaskState.ASSIGNED, 1)
 
 
+def test_a_task_that_a_gateway_created_too_keeps_the_moment_of_its_creation() -> None:
+    bench = Bench()
+    task = bench.admit()
+    (write,) = bench.drain()
+    created_ms = bench.now.clock_ms - 700
+    bench.stored[task.id] = TaskStatus(created_clock_ms=created_ms)
+    bench.answer([write], Verdict.STALE)
+    bench.join(A)
+    bench.settle()
+    assert bench.stored[task.id].state is TaskState.ASSIGNED
+    assert bench.stored[task.id].created_clock_ms == created_ms
+
+
 def test_a_task_that_a_gateway_had_created_meanwhile_is_looked_up(bench: Bench) -> None:
     task = bench.admit()
     (write,) = bench.drain()

@@ -10,7 +10,10 @@ from muster.domain.resources import unit_of
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster_scheduler.core.records import Now, OpenTask
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.placement.classes import first_unmet
+from muster_scheduler.placement.explain import constraint_text
 from muster_scheduler.placement.explain import explain as why_nowhere
+from muster_scheduler.placement.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +100,24 @@ def _smallest_change(state: ClusterState, task: OpenTask) -> str:
             best = (cut, text)
     if best is not None:
         return best[1]
+    lacking = _lacking_everywhere(task, snapshot)
+    if lacking:
+        return f"an agent with skill {task.spec.skill} and " + " and ".join(lacking)
     return f"one more agent with skill {task.spec.skill}, or wait for running tasks to end"
+
+
+def _lacking_everywhere(task: OpenTask, snapshot: Snapshot) -> list[str]:
+    """What the task wants of an agent and none that offers its skill has, used or not."""
+    rows = [
+        r for r in snapshot.alive.nonzero()[0].tolist() if task.spec.skill in snapshot.skills[r]
+    ]
+    lacking = [
+        constraint_text(constraint)
+        for constraint in task.spec.constraints
+        if all(first_unmet((constraint,), snapshot, row) is not None for row in rows)
+    ]
+    for name, amount in task.spec.resources.items():
+        column = snapshot.columns.get(name)
+        if column is None or not any(snapshot.capacity[row, column] >= amount for row in rows):
+            lacking.append(f"{name} {format_quantity(amount, unit_of(name))}")
+    return lacking

@@ -294,6 +294,9 @@ def written(
     task.write = None
     if verdict is Verdict.STALE and standing is not None and _same(standing, write.status):
         verdict = Verdict.OK
+        if standing.created_clock_ms != task.status.created_clock_ms:
+            # A gateway has created it, too, and was first.
+            task.status = replace(task.status, created_clock_ms=standing.created_clock_ms)
     if verdict is not Verdict.OK:
         _disown(state, task, write, verdict)
         return

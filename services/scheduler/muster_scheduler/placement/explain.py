@@ -45,13 +45,14 @@ def _why_not_eligible(snapshot: Snapshot, task_class: TaskClass, row: int) -> st
         return "skill"
     unmet = first_unmet(task_class.constraints, snapshot, row)
     if unmet is not None:
-        return _constraint_text(unmet)
+        return constraint_text(unmet)
     if snapshot.agent_ids[row] in task_class.avoid:
         return "avoided"
     return None if snapshot.placeable[row] else snapshot.why_not[row]
 
 
-def _constraint_text(constraint: Constraint) -> str:
+def constraint_text(constraint: Constraint) -> str:
+    """As a person would write it."""
     return " ".join([constraint.key, constraint.op, ", ".join(constraint.values)]).rstrip()
 
 

@@ -299,7 +299,7 @@ def test_children_have_the_limits_of_a_cluster() -> None:
     with pytest.raises(InvalidInput, match="timeout_s"):
         run_skill(options, sandbox=box)
     with pytest.raises(InvalidInput, match="the sandbox's skills are: deep"):
-        run_skill(parent, {"texts": ["a"]}, sandbox=box)
+        run_skill(parent, {"texts": ["a"]}, sandbox=Sandbox(skills={"deep": deep}))
 
 
 def test_a_cancelled_sync_skill_cleans_up() -> None:

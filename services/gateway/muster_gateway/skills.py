@@ -121,6 +121,8 @@ def _refusal(error: Any, skill: str, field: str) -> InvalidInput:
     where = field
     for step in error.instance_path:
         where += f"[{step}]" if isinstance(step, int) else f".{step}"
+    if error.instance is None and where == field:
+        return InvalidInput(field, None, f"skill {skill} needs an input")
     why = str(error.message)
     if len(why) > _MAX_WHY_CHARS:
         why = why[: _MAX_WHY_CHARS - 1] + "…"

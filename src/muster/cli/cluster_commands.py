@@ -55,7 +55,10 @@ def _counts(by_state: dict[str, Any] | None, empty: str) -> str:
 
 
 def env(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Print the cluster's URL and key for a shell: eval "$(muster env)"; then use curl."""
+    """Print the URL and the key for a shell.
+
+    `eval "$(muster env)"` sets both, for curl and for programs.
+    """
     from shlex import quote  # noqa: PLC0415
 
     session: Session = ctx.obj

@@ -116,8 +116,16 @@ def parse_input(text: str | None) -> Any:
     if text is None:
         return None
     if text == "-" or text.startswith("@"):
-        text = read_text(text.removeprefix("@"), "--input")
-    return _json(text, "--input")
+        return _json(read_text(text.removeprefix("@"), "--input"), "--input")
+    try:
+        return _json(text, "--input")
+    except Failure as failure:
+        if not text[:1].isalpha():
+            raise
+        quoted = json.dumps(text, ensure_ascii=False)
+        raise Failure(
+            f"{failure}; a text is written with quotes of its own: --input '{quoted}'", EXIT_USAGE
+        ) from failure
 
 
 def _json(text: str, where: str) -> Any:

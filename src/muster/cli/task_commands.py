@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -18,6 +18,8 @@ AsJson = Annotated[bool, Option("--json", help="Print the REST interface's JSON.
 TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 
 _PAGE = 1000
+# Each is a request of its own.
+_EXPLAINED = 10
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,7 +54,18 @@ def tasks(
     if as_json:
         session.print_json({"items": list(shown), "next": None})
         return
-    _print_tasks(shown)
+    _print_tasks(shown if everything else _with_reasons(session, shown))
+
+
+def _with_reasons(session: Session, shown: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The tasks; of the first few that wait it is asked why, which lists do not say."""
+    left = _EXPLAINED
+    for item in shown:
+        if item["state"] == "PENDING" and not item.get("why") and left:
+            left -= 1
+            yield session.rest.get(f"/v1/tasks/{_segment(item['id'])}")
+        else:
+            yield item
 
 
 def _print_tasks(shown: Iterable[dict[str, Any]]) -> None:
@@ -226,7 +239,7 @@ def explain(ctx: typer.Context, ident: TaskArgument, as_json: AsJson = False) ->
             ("state", answer["state"]),
             ("why", answer.get("summary")),
             ("queue", f"{position} of {answer.get('queue_length')}" if position else None),
-            ("agents", answer.get("agents")),
+            ("agents", answer.get("agents") if answer["state"] == "PENDING" else None),
             *((f"  {why}", f"{n} excluded") for why, n in (answer.get("excluded") or {}).items()),
             ("would help", answer.get("smallest_change")),
         )

@@ -283,3 +283,10 @@ def test_gathering_gives_up_on_a_stream_that_never_holds(muster: Muster, tmp_pat
     ran = muster("submit", "--file", str(tmp_path / "t.jsonl"), "--wait")
     assert ran.code == 3
     assert "broke off" in ran.err
+
+
+def test_a_word_as_input_gets_the_advice_to_quote_it(muster: Muster) -> None:
+    ran = muster("submit", "echo", "--input", "Ada")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--input '\"Ada\"'" in ran.err
+    assert "of its own" not in muster("submit", "echo", "--input", "{1}").err

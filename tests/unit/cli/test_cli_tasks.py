@@ -176,3 +176,20 @@ def test_explain_tells_the_reasons(muster: Muster) -> None:
     for text in ("no agent offers", "2 of 5", "4 excluded", "one more agent with skill chat"):
         assert text in ran.out
     assert muster("explain", TASK_ID, "--json").json == explanation
+
+
+def test_of_the_first_tasks_that_wait_the_reason_is_asked(muster: Muster) -> None:
+    waiting = a_task("PENDING", agent=None, started_at=None, ended_at=None)
+    muster.on("GET /v1/tasks", answer({"items": [a_task(), *[waiting] * 12], "next": None}))
+    muster.on(f"GET /v1/tasks/{TASK_ID}", answer({**waiting, "why": "no agent offers it"}))
+    lines = muster("tasks").out.splitlines()
+    assert ["no agent offers it" in line for line in lines] == [False] * 2 + [True] * 10 + [
+        False
+    ] * 2
+    assert len(muster.requests) == 11
+
+
+def test_what_has_ended_is_not_said_to_wait_for_agents(muster: Muster) -> None:
+    told = {"id": TASK_ID, "state": "SUCCEEDED", "summary": "it does not wait", "agents": 0}
+    muster.on(f"GET /v1/tasks/{TASK_ID}/explain", answer(told))
+    assert "agents" not in muster("explain", TASK_ID).out

@@ -44,6 +44,15 @@ def test_the_spot_in_the_input_is_named() -> None:
     assert "string" in caught.value.limit
 
 
+def test_an_input_that_is_missing_is_called_missing() -> None:
+    skills, _ = catalog(agent("a", NEEDS_TEXT))
+    with pytest.raises(InvalidInput, match="skill s needs an input"):
+        skills.check("default", "s", b"null", "input")
+    for value in (b"{}", b'{"text":null}'):
+        with pytest.raises(InvalidInput, match="takes no such input"):
+            skills.check("default", "s", value, "input")
+
+
 def test_one_schema_that_takes_the_input_is_enough() -> None:
     skills, _ = catalog(agent("a", NEEDS_TEXT), agent("b", NEEDS_NUMBER))
     skills.check("default", "s", b"7", "input")

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from muster.cli.failure import EXIT_UNREACHABLE, Failure
+from muster.cli.failure import EXIT_FAILED, EXIT_UNREACHABLE, Failure
+from muster.client.errors import NoCluster
+from muster.client.target import find_target
 from muster.domain.errors import MusterError
-from muster.local.profile import Profile, profile_path, read_profile
+from muster.local.profile import Profile
 from muster.local.state import running_pid
 
 if TYPE_CHECKING:
@@ -55,25 +57,11 @@ class Session:
             self._rest.close()
 
     def _target(self) -> Profile:
-        url, key = self._environ.get("MUSTER_URL"), self._environ.get("MUSTER_API_KEY")
-        if url and key:
-            return Profile(url, key)
         try:
-            profile = read_profile(self._environ)
-        except MusterError as error:
-            raise Failure(str(error)) from error
-        if profile is None:
-            missing = "MUSTER_API_KEY" if url else "MUSTER_URL" if key else ""
-            raise Failure(
-                f"{missing} is not set"
-                if missing
-                else f"no cluster is known ({profile_path(self._environ)} is missing); start one "
-                "with `muster up`, or set MUSTER_URL and MUSTER_API_KEY",
-                EXIT_UNREACHABLE,
-            )
-        if url and url.rstrip("/") != profile.url.rstrip("/"):
-            raise Failure("MUSTER_API_KEY is not set, and the profile's key is for another URL")
-        return Profile(profile.url, key or profile.api_key, profile.state_dir)
+            return find_target(None, None, self._environ)
+        except NoCluster as error:
+            code = EXIT_UNREACHABLE if error.missing else EXIT_FAILED
+            raise Failure(str(error), code) from error
 
     def print_json(self, value: object) -> None:
         """One line for a program, indented for a person."""

@@ -46,9 +46,13 @@ class ClientError(MusterError):
 
 
 class NoCluster(ClientError):
-    """No URL or key is known, or they cannot be used."""
+    """No URL or key is known (`missing`), or they cannot be used."""
 
     code = "no_cluster"
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        self.missing = missing
+        super().__init__(message)
 
 
 class Unreachable(ClientError):

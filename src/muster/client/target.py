@@ -32,7 +32,8 @@ def find_target(url: str | None, api_key: str | None, environ: Mapping[str, str]
                 f"{missing} is not set"
                 if missing
                 else f"no cluster is known ({profile_path(environ)} is missing); start one with "
-                "`muster up`, or set MUSTER_URL and MUSTER_API_KEY"
+                "`muster up`, or set MUSTER_URL and MUSTER_API_KEY",
+                missing=True,
             )
         if url and url.rstrip("/") != profile.url.rstrip("/"):
             raise NoCluster("MUSTER_API_KEY is not set, and the profile's key is for another URL")

@@ -57,12 +57,6 @@ def _machine(document: Mapping[str, Any], rows: Sequence[Row]) -> str:
         f"{machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms).",
         f"Versions: Python {document['python']}, Redis {document['redis']}, {', '.join(shown)}.",
     ]
-    if shares := [run["others_cpu"] for row in rows for run in row["speed"]]:
-        lines.append(
-            "While the speed was measured, other processes had "
-            f"{statistics.median(shares):.0%} of the machine's CPU time (median of all runs; at "
-            f"most {max(shares):.0%})."
-        )
     if document.get("differs"):
         lines.append(f"Not measured alike: {'; '.join(document['differs'])}.")
     return "\n".join(lines)
@@ -76,20 +70,23 @@ def _speed_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         runs = max(runs, len(row["speed"]))
         if speed:
             rate, median, p99 = speed.values()
-            body.append((title(row), peer.kept, _rate(rate), _ms(median), _ms(p99)))
+            others = _others([run["others_cpu"] for run in row["speed"]])
+            body.append((title(row), peer.kept, _rate(rate), _ms(median), _ms(p99), others))
         # Also when other runs of it came off.
         if why := row["failures"].get("speed"):
-            body.append((title(row), peer.kept, f"failed: {_cell(why)}", "", ""))
+            body.append((title(row), peer.kept, f"failed: {_cell(why)}", "", "", ""))
     if not body:
         return []
-    head = ("system", "a submitted task is", "tasks/s", "median ms", "p99 ms")
+    head = ("system", "a submitted task is", "tasks/s", "median ms", "p99 ms", "others")
     return [
         "### Speed",
         f"{document['tasks']:,} no-op tasks of one client, from the first submission until every "
         f"result was gathered and checked; then {document['latency_tasks']} tasks one after "
         f"another, from submission to result. {document['workers']} workers. Medians of "
-        f"{runs} runs (least … greatest).",
-        _table(head, body, right=3),
+        f"{runs} runs (least … greatest). `others` is the share of the machine's CPU time that "
+        "processes of no part in the measurement had meanwhile: rows compare only as far as it is "
+        "small.",
+        _table(head, body, right=4),
     ]
 
 
@@ -163,6 +160,10 @@ def _cell(text: str) -> str:
 
 def _rate(figure: Spread) -> str:
     return f"{figure.median:,.0f} ({figure.low:,.0f} … {figure.high:,.0f})"
+
+
+def _others(shares: Sequence[float]) -> str:
+    return f"{statistics.median(shares):.0%} ({min(shares):.0%} … {max(shares):.0%})"
 
 
 def _ms(figure: Spread) -> str:

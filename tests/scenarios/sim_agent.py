@@ -18,7 +18,7 @@ from muster.agent.runtime import _STOP_MARGIN_MS
 from muster.agent.runtime_speech import STARTED_AFTER_MS
 from muster.agent.session_link import SILENCE_MS
 from muster.agent.slot_table import StartedAttempt, TableView
-from muster.agent.supervisor_core import MAX_DEATHS, Deaths, Next, SupervisorCore
+from muster.agent.supervisor_core import MAX_DEATHS, Death, Deaths, Next, SupervisorCore
 from muster.domain.agent import AgentRecord, AgentSpec, SkillOffer
 from muster.domain.ids import AgentId, TenantId
 from muster.domain.resources import ResourceVector
@@ -68,6 +68,13 @@ class Machine:
         if self.supervisor is None or not self.supervisor.alive:
             self.supervisor = Supervisor(self)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nobody of it could act: its processes are taken to be frozen, too."""
+        supervisor, runtime = self.supervisor, self.runtime
+        watched = supervisor is not None and supervisor.alive and not supervisor.frozen
+        return runtime is not None and runtime.frozen and not watched
+
     def parts(self) -> list[Part]:
         """Its processes that live, the supervisor first."""
         found: list[Part | None] = [self.supervisor, self.runtime]
@@ -94,6 +101,9 @@ class Supervisor(Part):
         self.deaths = Deaths()
         self.link: Link | None = None
         self.leader: SimLeader | None = None
+        self._ordered = False
+        # Deaths that a leader has heard of.
+        self.delivered: set[Death] = set()
         self._seq = 0
         self.later(0, self._start)
         self.later(LOOK_MS, self._tick)
@@ -101,6 +111,7 @@ class Supervisor(Part):
 
     def _start(self) -> None:
         self.core.began(self.boot_ms())
+        self._ordered = False
         self.machine.runtime = Runtime(self.machine)
 
     def _tick(self) -> None:
@@ -125,6 +136,7 @@ class Supervisor(Part):
         if runtime is not None and runtime.alive:
             self.say("kills its runtime:", why)
             self.core.killed(why, blameless=blameless)
+            self._ordered = blameless
             runtime.exit(-9)
 
     def on_exit(self, code: int) -> None:
@@ -140,6 +152,8 @@ class Supervisor(Part):
             return
         death = self.core.death(code, self.machine.table.view())
         self.say("buries incarnation", death.incarnation, *(label(*s.key) for s in death.started))
+        if self._ordered and death.started:
+            raise SimulationError(f"invariant 9: {death} was ordered, and attempts are blamed")
         if death.incarnation:
             self.deaths.add(death)
             self._beat()
@@ -198,10 +212,19 @@ class Supervisor(Part):
                 return
 
     def on_beat_answered(self, seq: int) -> None:
+        before = self._kept()
         self.deaths.confirm(seq)
+        lost = set(before) - set(self._kept()) - self.delivered
+        if lost:
+            raise SimulationError(f"{self.name} forgets {lost}, of which no leader has heard")
+
+    def _kept(self) -> list[Death]:
+        return [death for death, _ in self.deaths._kept]
 
     def on_restart(self, incarnation: int, why: str) -> None:
         reason = self.core.restart_asked(incarnation, why)
+        if reason and incarnation not in (0, self.core.incarnation):
+            raise SimulationError(f"{self.name} kills for a word about incarnation {incarnation}")
         if reason:
             self._kill(reason, blameless=True)
 
@@ -336,6 +359,8 @@ class Runtime(Part):
             self.exit(_EXIT_REPLACED)
             return
         first = not self.core.incarnation
+        if self.world.incarnations.setdefault((self.machine.id, answer), self) is not self:
+            raise SimulationError(f"invariant 5: {self.machine.id}/{answer} is two runtimes")
         if first:
             self.name = f"{self.machine.id}/{answer}"
             self.say("starts")
@@ -362,9 +387,7 @@ class Runtime(Part):
     def _report(self) -> None:
         monitor, ident, mine = self.world.monitor, self.machine.id, self.core.incarnation
         if not self.kernel.is_lost() and self.world.network.passes(self, monitor):
-            self.kernel.at(
-                self.kernel.delay_ms(), lambda: monitor.do(lambda: monitor.on_report(ident, mine))
-            )
+            monitor.do(lambda: monitor.on_report(ident, mine))
         self.later(REPORT_MS, self._report)
 
     def drain(self) -> None:

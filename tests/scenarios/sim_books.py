@@ -21,7 +21,7 @@ Key = tuple[TaskId, int]
 
 # One write may carry several decisions; more than this many attempts in one is a runaway.
 _MOST_ATTEMPTS_AT_ONCE = 4
-MAX_CREATION_SPREAD_MS = 15_000
+MAX_CREATION_SPREAD_MS = 80_000
 
 
 def _reachable() -> frozenset[tuple[TaskState, TaskState, int]]:
@@ -60,6 +60,7 @@ class Truth:
     incarnation: int
     started: bool = False
     runs: int = 0
+    pushed_ms: int = 0
     # What its agent said of its end: more than once when the same attempt was given to it again.
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -167,14 +168,15 @@ class Books:
         clock_ms: int,
     ) -> None:
         name, state = label(spec.id, old.attempt), new.state
+        kind = new.outcome.error_kind if new.outcome is not None else ""
+        is_last = new.failures >= spec.max_attempts or kind in NON_RETRYABLE_ERROR_KINDS
         if state is TaskState.SUCCEEDED:
             said = truth is not None and truth.said(OutcomeKind.SUCCEEDED)
             if not said or spec.lifetime is not Lifetime.FINITE:
                 self._fail(5, f"{name} is recorded as a success of {spec.lifetime}: {truth}")
             self.succeeded[spec.id] = old.attempt
         elif state is TaskState.FAILED:
-            kind = new.outcome.error_kind if new.outcome is not None else ""
-            if new.failures < spec.max_attempts and kind not in NON_RETRYABLE_ERROR_KINDS:
+            if not is_last:
                 self._fail(9, f"{name} failed for good after {new.failures} failures")
         elif state is TaskState.DEAD:
             if new.agent_deaths < POISON_DEATHS:
@@ -185,8 +187,7 @@ class Books:
         else:
             waited_ms = clock_ms - new.created_clock_ms
             late = any(0 < d <= waited_ms for d in (spec.total_deadline_ms, spec.start_deadline_ms))
-            attempts_up = new.failures >= spec.max_attempts and spec.timeout_ms > 0
-            if not late and not attempts_up:
+            if not late and not (is_last and spec.timeout_ms > 0):
                 self._fail(12, f"{name} is TIMED_OUT after {waited_ms} ms")
         if spec.id in self.cancelled and state not in (TaskState.CANCELLED, TaskState.SUCCEEDED):
             self._fail(1, f"{name} ends {state} after its cancellation was acknowledged")
@@ -216,6 +217,8 @@ class Books:
         truth = self.attempts.get(key)
         if truth is None or (truth.agent, truth.incarnation) != (agent, incarnation):
             self._fail(7, f"{label(*key)} is given to {agent}/{incarnation}; durable is {truth}")
+        else:
+            truth.pushed_ms = self.kernel.now_ms
 
     def acknowledged(self, key: Key, status: TaskStatus) -> None:
         """A leader sends word that the attempt's outcome is recorded."""

@@ -173,7 +173,7 @@ def _demand(resources: ResourceVector, waiting: bool) -> tuple[int, ...]:
     return tuple(0 if name in lent else whole.get(name) for name in FIRST_COLUMNS)
 
 
-def check_placed(state: WatchedState) -> None:
+def check_placed(state: WatchedState, doubted: dict[AgentId, int]) -> None:
     """Nothing was placed where there was no room, or where nothing may be placed. What a task
     does not ask for may be overdrawn by a parent that has gone on after it waited."""
     placed, state.placed = state.placed or [], None
@@ -185,7 +185,7 @@ def check_placed(state: WatchedState) -> None:
             continue
         agent = state.agents[task.status.agent]
         allowed = may_receive_work(agent.state, agent.wish) and agent.session and agent.leased
-        if not allowed or agent.draining or agent.suspected:
+        if not allowed or agent.draining or doubted.get(agent.id) == agent.incarnation:
             raise SimulationError(f"invariants 10 and 11: {task!r} was placed on {agent!r}")
         if agent.state is not AgentState.READY:
             raise SimulationError(f"{task!r} was placed on {agent!r}")

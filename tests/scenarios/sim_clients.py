@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # The gateway gives a leader this long before it turns to storage.
 LEADER_MS = 2_500
 CANCEL_AGAIN_MS = 4_000
+# Long enough that an agent is given up meanwhile: only in one attempt, to spare steps.
+LONG_MS = 3_000
 S, F, R, T = (
     OutcomeKind.SUCCEEDED,
     OutcomeKind.FAILED,
@@ -153,12 +155,13 @@ class Gateway(Part):
         rng = self.rng
         if known is None:
             # Of one request that is repeated the first body counts.
+            runs_ms = rng.choice((5, 40, 200, 200, 1_000, 3_000, 16_000))
             self.world.habits[ident] = Habits(
-                runs_ms=rng.choice((5, 40, 200, 1_000, 4_000, 15_000)),
-                kinds=rng.choice(KINDS),
+                runs_ms=runs_ms,
+                kinds=rng.choice(KINDS) if runs_ms < LONG_MS else (S,),
                 error_kind=rng.choice(("", "", PERMANENT)),
                 poison=rng.random() < 0.04,
-                stubborn=rng.random() < 0.2,
+                stubborn=rng.random() < 0.35,
                 child=rng.random() < 0.12,
             )
             if rng.random() < 0.15:

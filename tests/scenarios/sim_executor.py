@@ -53,14 +53,17 @@ class _Live:
 
 
 class RunsOfStop:
-    """Which runs of `stop` tasks go on at this moment, over all agents (a frozen one runs not)."""
+    """Which runs of `stop` tasks go on at this moment, over all agents.
+
+    A runtime that is frozen alone has processes that run on, until its supervisor kills them.
+    """
 
     def __init__(self) -> None:
         self._runs: dict[TaskId, list[Runtime]] = {}
 
     def begin(self, key: AttemptKey, runtime: Runtime) -> None:
         runs = self._runs.setdefault(key.task_id, [])
-        others = [r.name for r in runs if r.alive and not r.frozen]
+        others = [r.name for r in runs if r.alive and not r.machine.frozen]
         if others:
             raise SimulationError(
                 f"a `stop` task overlaps: {label(*key)} runs on {runtime.name} and on {others}"

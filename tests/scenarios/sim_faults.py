@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.scenarios.sim_agent import Machine, Runtime
+from tests.scenarios.sim_books import label
 from tests.scenarios.sim_kernel import MAX_WALL_SKEW_MS, Part
 from tests.scenarios.sim_leader import SimLeader
 from tests.scenarios.sim_network import EVERYBODY, call
 
+from muster.agent.events import Assigned, AttemptKey, CancelAsked, Dropped, LeaderDrain
 from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.ids import AgentId
+from muster.domain.task import Wish
 from muster_scheduler.core import agents
+from muster_scheduler.core.records import AttemptRef
 
 if TYPE_CHECKING:
     from tests.scenarios.sim_world import World
@@ -39,6 +44,8 @@ class Faults:
         faults: tuple[Callable[[], None], ...] = (
             self._kill_leader,
             self._freeze_leader,
+            self._sleep,
+            self._leave_leader_to_agents,
             self._part_leader,
             self._kill_runtime,
             self._kill_runtime,
@@ -58,6 +65,9 @@ class Faults:
             self._miss_events,
             self._ask_restart,
             self._turn_clock,
+            self._stray_outcome,
+            self._stray_outcome,
+            self._stray_command,
         )
         self._rng.choice(faults)()
 
@@ -75,6 +85,26 @@ class Faults:
     def _freeze_leader(self) -> None:
         if (leader := self._leader()) is not None:
             leader.freeze(self._rng.choice((500, 4_000, 9_000, 15_000)))
+
+    def _sleep(self) -> None:
+        """The lid of a machine that holds all of the cluster is closed."""
+        world, ms = self._world, self._rng.choice((5_000, 15_000, 65_000))
+        parts: list[Part] = [world.leaders[-1], world.monitor, world.gateway]
+        for machine in world.machines.values():
+            parts += machine.parts()
+        if any(part.frozen for part in parts) or self._rng.random() < 0.5:
+            return
+        self._kernel.say("world", "sleeps for", ms, "ms")
+        world.asleep_until_ms = self._kernel.now_ms + ms
+        world.registry.sleep(ms)
+        for part in parts:
+            part.freeze(ms)
+
+    def _leave_leader_to_agents(self) -> None:
+        """It reaches agents, and neither etcd nor storage: another one is elected."""
+        if (leader := self._leader()) is not None:
+            for host in ("storage", "registry"):
+                self._world.network.part(leader.host, host, 20_000)
 
     def _part_leader(self) -> None:
         if (leader := self._leader()) is not None:
@@ -114,14 +144,14 @@ class Faults:
         parts = self._machine().parts()
         if parts and self._rng.random() < 0.6:
             parts = [self._rng.choice(parts)]
-        ms = self._rng.choice((500, 5_000, 14_000, 30_000))
+        ms = self._rng.choice((500, 5_000, 11_000, 14_000, 14_000, 30_000))
         for part in parts:
             if not part.frozen:
                 part.freeze(ms)
 
     def _part_agent(self) -> None:
         ident = self._machine().id
-        ms = self._rng.choice((2_000, 11_000, 16_000, 16_000, 70_000))
+        ms = self._rng.choice((1_000, 4_000, 11_000, 11_000, 16_000, 16_000, 16_000, 70_000))
         leader = self._leader()
         only_leader = leader is not None and self._rng.random() < 0.4
         self._part(ident, leader.host if only_leader and leader is not None else EVERYBODY, ms)
@@ -140,6 +170,46 @@ class Faults:
         if (leader := self._leader()) is not None and leader.ready:
             ident = self._machine().id
             leader.do(lambda: leader.ask_restart(ident))
+
+    def _stray_outcome(self) -> None:
+        """An outcome of another attempt, incarnation or agent than the task has now."""
+        leader, held = self._leader(), self._world.store.load_open()[0]
+        given = [(spec, status) for spec, status in held if status.agent]
+        if leader is None or not leader.ready or not given:
+            return
+        spec, status = self._rng.choice(given)
+        ident, number, attempt = status.agent, status.incarnation, status.attempt
+        wrong = self._rng.choice(("agent", "incarnation", "attempt"))
+        if wrong == "agent":
+            ident = self._rng.choice([i for i in self._world.machines if i != ident])
+        elif wrong == "incarnation":
+            number += self._rng.choice((-1, 1))
+        else:
+            attempt += self._rng.choice((-1, 1))
+        leader.say("hears of", label(spec.id, attempt), "from", f"{ident}/{number}", "- a stray")
+        leader.do(lambda: leader.stray(ident, number, AttemptRef(spec.id, attempt, spec.tenant)))
+
+    def _stray_command(self) -> None:
+        """A word of a leader that was replaced reaches an agent after its successor's."""
+        runtime = self._runtime()
+        if runtime is None or runtime.link is None or not runtime.core.term:
+            return
+        held = list(runtime.core._held)
+        link, term = runtime.link, runtime.core.term - 1
+        if not held:
+            return
+        key = self._rng.choice(held)
+        newer = replace(runtime.core._held[key].spec, key=AttemptKey(key.task_id, key.attempt + 1))
+        events = self._rng.choice(
+            (
+                Assigned(term, (newer,)),
+                CancelAsked(term, key, Wish.CANCEL),
+                Dropped(term, (key,)),
+                LeaderDrain(term),
+            )
+        )
+        runtime.say("hears", type(events).__name__, label(*key), "of term", term, "- a stray")
+        runtime.do(lambda: runtime.hear(link, term, [events]))
 
     # ------------------------------------------------------------------ other servers
 

@@ -24,12 +24,14 @@ from muster.agent.supervisor_core import Death
 from muster.domain.agent import AgentRecord
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId, TenantId
-from muster.domain.task import Outcome, TaskSpec
+from muster.domain.task import Outcome, OutcomeKind, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES
 from muster_monitor.failure_detector import Verdict as Suspicion
 from muster_scheduler.core import agents, tasks
+from muster_scheduler.core.agents import JUDGED_LATE_MS
+from muster_scheduler.core.overdue import UNSTARTED_MS
 from muster_scheduler.core.placing import place
-from muster_scheduler.core.records import AttemptRef, Now, Write
+from muster_scheduler.core.records import AttemptRef, EffectKind, Now, OpenTask, Write
 from muster_scheduler.leader import (
     ANSWERS_FOR_MS,
     CONFIRMED_FOR_MS,
@@ -41,14 +43,17 @@ if TYPE_CHECKING:
     from tests.scenarios.sim_store import Answer, Row
     from tests.scenarios.sim_world import World
 
-TICK_MS = 200
-JUDGE_TICKS = 5
-CONFIRM_MS = 400
+# More rarely than in production, to spare steps.
+TICK_MS = 250
+JUDGE_TICKS = 4
+CONFIRM_MS = 600
 # After so many steps everything is looked at, not only what has changed.
 LOOK_AT_ALL_STEPS = 50
 # Silence that may move tasks at all, see ARCHITECTURE.md, invariant 10.
 SILENT_AND_LEASELESS_MS = 10_000
 SILENT_MS = 60_000
+# An agent that is spoken with has been told of what it lost by then.
+FOREIGN_MS = 5_000
 
 
 class SimLeader(Part):
@@ -76,9 +81,15 @@ class SimLeader(Part):
         self._creating: dict[TaskId, list[Callable[[], None]]] = {}
         self._settling: dict[TaskId, list[Callable[[], None]]] = {}
         self._suspected: set[AgentId] = set()
+        # Incarnations that the core was told to suspect.
+        self._doubted: dict[AgentId, int] = {}
         # What this shell has seen of agents, to judge the core's judgement.
         self._heard_ms: dict[AgentId, int] = {}
-        self._leased: dict[AgentId, int] = {}
+        # None until the registry has shown its agents once.
+        self._leased: dict[AgentId, int] | None = None
+        self._stood_still_ms = 0
+        # Attempts that agents hold and that are not theirs, since when that is so.
+        self._foreign_ms: dict[tuple[AgentId, AttemptKey], int] = {}
         self._moved_for: set[AgentId] = set()
         self._led_since_ms = 0
         call(self, self.store, self.store.acquire, self._took_term)
@@ -89,7 +100,8 @@ class SimLeader(Part):
         self.term, clock_ms = cast("tuple[int, int]", answer)
         now_ms = self.kernel.now_ms
         self._clock = (clock_ms, now_ms)
-        self._confirmed_ms = self._advanced_ms = self._led_since_ms = now_ms
+        self._confirmed_ms = self._advanced_ms = now_ms
+        self._led_since_ms = self._listened_ms()
         self.say("leads with term", self.term)
         self._confirm()
         call(self, self.store, self.store.wishes, self._took_wishes)
@@ -147,6 +159,7 @@ class SimLeader(Part):
         judges = self._ticks % JUDGE_TICKS == 0 and not self.restricted
         if judges and self._confirmed(CONFIRMED_FOR_MS):
             agents.judge(self.state, now)
+            self._check_foreign()
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:
@@ -255,6 +268,7 @@ class SimLeader(Part):
             for ident in self._suspected:
                 agents.suspicion(self.state, ident, 0, False, 0.0, now)
             self._suspected.clear()
+            self._doubted.clear()
             self.later(200, lambda: self.world.monitor.watch(self))
         for ident, session in list(self.sessions.items()):
             if session.link is link:
@@ -280,7 +294,16 @@ class SimLeader(Part):
         return session
 
     def _hear(self, ident: AgentId) -> None:
-        self._heard_ms[ident] = self.kernel.now_ms
+        self._heard_ms[ident] = self._listened_ms()
+
+    def _listened_ms(self) -> int:
+        """A clock that stands still while this leader does: it hears nobody then."""
+        return self.kernel.now_ms - self._stood_still_ms
+
+    def freeze(self, ms: int) -> None:
+        super().freeze(ms)
+        if ms > JUDGED_LATE_MS:
+            self._stood_still_ms += ms - JUDGED_LATE_MS
 
     def on_beat(self, runtime: Runtime, seq: int) -> None:
         session = self._from(runtime)
@@ -333,6 +356,7 @@ class SimLeader(Part):
             started = [AttemptRef(*s.key, s.tenant) for s in death.started]
             number, known, why = death.incarnation, death.known, death.why
             self._moved_for.add(ident)
+            supervisor.delivered.add(death)
             agents.runtime_died(self.state, ident, number, started, known, why, self.now())
         if self._confirmed(ANSWERS_FOR_MS):
             link.send(supervisor, lambda: supervisor.on_beat_answered(seq))
@@ -355,14 +379,16 @@ class SimLeader(Part):
 
     def _note_lease(self, record: AgentRecord) -> None:
         ident = record.spec.id
-        self._leased[ident] = record.incarnation
+        if self._leased is not None:
+            self._leased[ident] = record.incarnation
         known = self.state.agents.get(ident)
         if known is not None and record.incarnation > known.incarnation:
             self._moved_for.add(ident)
             self._hear(ident)
 
     def on_unregistered(self, ident: AgentId) -> None:
-        self._leased.pop(ident, None)
+        if self._leased is not None:
+            self._leased.pop(ident, None)
         agents.unregistered(self.state, ident, self.now())
 
     def on_suspicions(self, verdicts: Sequence[Suspicion], *, snapshot: bool) -> None:
@@ -371,10 +397,16 @@ class SimLeader(Part):
             kept = {v.agent for v in verdicts if v.suspected}
             for ident in sorted(self._suspected - kept):
                 agents.suspicion(self.state, ident, 0, False, 0.0, now)
+                self._doubted.pop(ident, None)
             self._suspected &= kept
         for v in verdicts:
             agents.suspicion(self.state, v.agent, v.incarnation, v.suspected, v.phi, now)
             (self._suspected.add if v.suspected else self._suspected.discard)(v.agent)
+            known = self.state.agents.get(v.agent)
+            if not v.suspected:
+                self._doubted.pop(v.agent, None)
+            elif known is not None and known.incarnation == v.incarnation:
+                self._doubted[v.agent] = v.incarnation
 
     # ------------------------------------------------------------------------ flush
 
@@ -393,11 +425,21 @@ class SimLeader(Part):
 
     def _carry_out(self) -> None:
         state = self.state
+        commands = state.commands
+        if not (
+            state.dirty
+            or state.place_again
+            or commands.pushes
+            or commands.changed
+            or commands.restarts
+            or commands.reload
+        ):
+            return
         may_write = self._writer.idle
         if may_write and state.place_again and self.ready and not self.restricted:
             state.placed = []
             place(state, self.now())
-            check_placed(state)
+            check_placed(state, self._doubted)
             check_touched(state)
         written = list(state.dirty.values()) if may_write else []
         commands = state.drain(writes=may_write)
@@ -413,6 +455,11 @@ class SimLeader(Part):
                 row = self.store.row(ref.task_id) if recorded else None
                 if row is not None:
                     self.world.books.acknowledged((ref.task_id, ref.attempt), row[1])
+                elif _is_being_recorded(state.tasks.get(ref.task_id), ref):
+                    raise SimulationError(
+                        f"invariant 6: {label(ref.task_id, ref.attempt)} is refused while it is"
+                        " being recorded"
+                    )
             session = self.sessions.get(ident)
             if session is not None:
                 session.push(push)
@@ -432,12 +479,13 @@ class SimLeader(Part):
         link.send(supervisor, lambda: supervisor.on_restart(incarnation, why))
 
     def _silent_ms(self, ident: AgentId) -> int:
-        return self.kernel.now_ms - self._heard_ms.get(ident, self._led_since_ms)
+        return self._listened_ms() - self._heard_ms.get(ident, self._led_since_ms)
 
     def _check_down(self, ident: AgentId) -> None:
         """Invariant 10: more than a suspicion and a missing lease."""
         silent_ms = self._silent_ms(ident)
-        leaseless = ident not in self._leased and silent_ms >= SILENT_AND_LEASELESS_MS
+        known = self._leased is not None and ident not in self._leased
+        leaseless = known and silent_ms >= SILENT_AND_LEASELESS_MS
         if not (leaseless or silent_ms >= SILENT_MS or ident in self._moved_for):
             raise SimulationError(f"invariant 10: {ident} is DOWN after {silent_ms} ms of silence")
 
@@ -450,16 +498,40 @@ class SimLeader(Part):
         if silent_ms >= SILENT_AND_LEASELESS_MS or agent is None or agent.draining:
             return
         attempts = self.world.books.attempts
-        of_this = [
-            ref
-            for ref in dropped
-            if attempts[ref.task_id, ref.attempt].incarnation >= agent.incarnation
-        ]
+        of_this = []
+        for ref in dropped:
+            truth = attempts[ref.task_id, ref.attempt]
+            waited_ms = self.kernel.now_ms - truth.pushed_ms
+            never_began = not truth.started and waited_ms >= UNSTARTED_MS
+            if truth.incarnation >= agent.incarnation and not never_began:
+                of_this.append(ref)
         if of_this:
             named = ", ".join(label(ref.task_id, ref.attempt) for ref in of_this)
             raise SimulationError(
                 f"invariant 10: {ident} loses {named} after {silent_ms} ms of silence"
             )
+
+    def _check_foreign(self) -> None:
+        """What was given away does not run on for long where there is a session."""
+        before, self._foreign_ms = self._foreign_ms, {}
+        for ident, session in self.sessions.items():
+            runtime, agent = session.runtime, self.state.agents.get(ident)
+            if agent is None or self.term != self.store.term or not session.flows:
+                continue
+            for key, held in runtime.core._held.items():
+                task = agent.tasks.get(key.task_id)
+                ours = task is not None and task.status.attempt == key.attempt
+                if ours or held.stop is not None:
+                    continue
+                since_ms = before.get((ident, key), self.kernel.now_ms)
+                self._foreign_ms[ident, key] = since_ms
+                if self.kernel.now_ms - since_ms > FOREIGN_MS:
+                    raise SimulationError(f"{runtime.name} goes on with {label(*key)}, not its own")
+
+    def stray(self, ident: AgentId, incarnation: int, ref: AttemptRef) -> None:
+        """Somebody says how an attempt ended that is not his."""
+        outcome = Outcome(OutcomeKind.SUCCEEDED, output_blob="stray")
+        tasks.outcome(self.state, ident, incarnation, ref, outcome, self.now())
 
     def _written(self, answers: list[tuple[Write, Answer]]) -> None:
         for write, (verdict, standing) in answers:
@@ -473,6 +545,13 @@ class SimLeader(Part):
             if task.id not in self.state.dirty and task.id not in self.state.cancel_again:
                 for done in self._settling.pop(task.id, ()):
                     done()
+
+
+def _is_being_recorded(task: OpenTask | None, ref: AttemptRef) -> bool:
+    if task is None:
+        return False
+    written = task.write.effects if task.write is not None else ()
+    return any(e.kind is EffectKind.ACK and e.ref == ref for e in (*written, *task.effects))
 
 
 def _ref(held: HeldRef) -> AttemptRef:

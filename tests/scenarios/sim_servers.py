@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.scenarios.sim_kernel import Kernel, Part
+from tests.scenarios.sim_kernel import Kernel, Part, SimulationError
 from tests.scenarios.sim_network import Link, Network, Server
 from tests.scenarios.sim_store import SimStore
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 LEASE_MS = 1_000 * HeartbeatPolicy().lease_ttl_s(3)
 _KEY = b"key of the instance"
 # Looked at more rarely than in production, to spare steps.
-OBSERVER = ObserverSettings(tick_ms=250, stall_ms=750)
+OBSERVER = ObserverSettings(tick_ms=500, stall_ms=1_500)
+# An agent that was silent for longer than this is suspected; nobody is who was heard this lately.
+MUST_SUSPECT_MS = 8_000
+MAY_SUSPECT_MS = 2_900
 
 
 @dataclass(slots=True)
@@ -102,6 +105,13 @@ class SimRegistry(Server):
         if not self.away:
             self._snapshot(leader, link)
 
+    def sleep(self, ms: int) -> None:
+        """With everything else: etcd's clock stands still, too."""
+        self.away_until_ms = max(self.away_until_ms, self.kernel.now_ms + ms)
+        for lease in self._shown.values():
+            lease.ends_ms += ms
+        self.kernel.at(ms, self.come_back)
+
     def come_back(self) -> None:
         for leader, link in self._watchers.items():
             self._snapshot(leader, link)
@@ -125,10 +135,22 @@ class SimMonitor(Part):
         self.table = FailureTable(observer=OBSERVER)
         self._board = SuspicionBoard()
         self._watchers: dict[SimLeader, tuple[Link, int]] = {}
+        # By an own clock that stands still while the monitor does.
+        self._reported_ms: dict[AgentId, int] = {}
+        self._stood_still_ms = 0
         self.later(0, self._look)
 
     def on_report(self, agent: AgentId, incarnation: int) -> None:
-        self.table.observe(agent, incarnation, self.boot_ms())
+        if self.table.observe(agent, incarnation, self.boot_ms()):
+            self._reported_ms[agent] = self._listened_ms()
+
+    def _listened_ms(self) -> int:
+        return self.kernel.now_ms - self._stood_still_ms
+
+    def freeze(self, ms: int) -> None:
+        super().freeze(ms)
+        if ms > OBSERVER.stall_ms:
+            self._stood_still_ms += ms
 
     def leave_later(self, runtime: Runtime) -> None:
         """A last word, which may be lost."""
@@ -143,10 +165,18 @@ class SimMonitor(Part):
         changes = self.table.verdicts(self.boot_ms())
         for verdict in changes:
             self.say("suspects" if verdict.suspected else "trusts", verdict.agent, verdict.why)
+            silent_ms = self._listened_ms() - self._reported_ms.get(verdict.agent, 0)
+            if verdict.suspected and silent_ms < MAY_SUSPECT_MS:
+                raise SimulationError(f"{verdict.agent} is suspected after {silent_ms} ms")
             self._board.post(verdict, self.wall_ms())
         if changes:
             for leader, (link, position) in list(self._watchers.items()):
                 self._send(leader, link, position)
+        for agent, reported_ms in self._reported_ms.items():
+            silent_ms = self._listened_ms() - reported_ms
+            watched = agent in self.table.agents() and not self.table.is_suspected(agent)
+            if silent_ms > MUST_SUSPECT_MS and watched:
+                raise SimulationError(f"{agent} is not suspected after {silent_ms} ms of silence")
         self.later(OBSERVER.tick_ms, self._look)
 
     def watch(self, leader: SimLeader) -> None:

@@ -57,6 +57,13 @@ class SimSession:
         self._drain = self._drain or push.drain
         self._send()
 
+    @property
+    def flows(self) -> bool:
+        """Whether what is said arrives at once, and is read."""
+        kernel, runtime = self.leader.kernel, self.runtime
+        free = self.link.arrives_ms(runtime) - kernel.now_ms <= FLOWS_MS
+        return free and self.link.open and runtime.link is self.link and not runtime.frozen
+
     def _send(self) -> None:
         if self._waits:
             return

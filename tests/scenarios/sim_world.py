@@ -26,13 +26,13 @@ from muster.domain.task import POISON_DEATHS, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster_scheduler.core.records import AgentEntry
 
-FAULTS_END_MS = 12_000
+FAULTS_END_MS = 10_000
 # Silence, fences, pauses and a last takeover, one after the other.
 LIMIT_MS = 240_000
 # etcd's lease of the lead.
 LEAD_MS = 3_000
 ELECTION_MS = (200, 1_500)
-LOOK_MS = 250
+LOOK_MS = 500
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")
 REPLAY = "python -m tests.scenarios.replay --seed"
 
@@ -54,6 +54,9 @@ class World:
         self.stops = RunsOfStop()
         self.habits: dict[TaskId, Habits] = {}
         self.leaders: list[SimLeader] = []
+        self.incarnations: dict[tuple[AgentId, int], Runtime] = {}
+        # Until then everything sleeps, as on a machine that was closed.
+        self.asleep_until_ms = 0
         self.strategy = self.rng.choice(STRATEGIES)
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
         self._holds_back = self.rng.random() < 0.5
@@ -99,7 +102,7 @@ class World:
         if self.leaders[-1] is not leader:
             return
         reached = self.network.passes(leader, self.registry)
-        if leader.alive and not leader.frozen and reached:
+        if now_ms < self.asleep_until_ms or (leader.alive and not leader.frozen and reached):
             renewed_ms = now_ms
         leader.restricted = self._holds_back and now_ms - renewed_ms > LEAD_MS / 2
         if now_ms - renewed_ms > LEAD_MS or not leader.alive:

@@ -44,19 +44,17 @@ def test_a_seed_is_the_same_run_in_another_process() -> None:
 def test_the_storms_are_storms() -> None:
     """Many of the runs meet what they are meant to meet."""
     ends: Counter[TaskState] = Counter()
-    leaders = attempts = again = 0
-    for seed in range(2_000, 2_020):
+    leaders = attempts = 0
+    for seed in range(2_000, 2_030):
         world = World(seed)
         world.run()
         leaders += len(world.leaders)
-        again += world.books.runs_again
         for _, status in world.store.rows():
             ends[status.state] += 1
             attempts += status.attempt
     assert set(ends) == set(TaskState) - {TaskState.PENDING, TaskState.ASSIGNED, TaskState.RUNNING}
-    assert leaders > 25
+    assert leaders > 35
     assert attempts > 1.2 * ends.total()
-    assert again, "no attempt was ever pushed again"
 
 
 def test_a_failure_says_how_to_see_it_again(

@@ -35,7 +35,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     try:
         starting.run([Block(Path("the shared cluster"), 1, "sh", UP)])
         yield machine
-        starting.run([Block(Path("the shared cluster"), 1, "sh", "muster down")])
     finally:
         machine.close()
 

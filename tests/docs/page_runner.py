@@ -139,7 +139,6 @@ class PageRunner:
         """Does what each block says; fails with its place, and with what it printed."""
         printed = ""
         for block in blocks:
-            print(f"T {time.monotonic():.2f} {block.place}", file=sys.stderr)
             text = self.machine.with_ports(block.text)
             kind, name = block.note
             if kind == "file":

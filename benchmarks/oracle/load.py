@@ -22,6 +22,8 @@ TRICKLE_PAUSE_S = 0.05
 # Of a hundred tasks, so many start a child process, and so many may never overlap.
 BROODING, STOPPING = 2, 20
 LABEL = "oracle"
+# The highest priority.
+FIRST = 100
 _JOIN_S = 200.0
 
 
@@ -138,7 +140,7 @@ class Load:
             left -= count
             # One submission cannot mix both: its entry says which must not overlap.
             stop = self.shape.stop and self._random.randrange(100) < STOPPING
-            tasks = [self._random_task(self._random, stop) for _ in range(count)]
+            tasks = [self._random_task(self._random, stop=stop) for _ in range(count)]
             self.sending.set()
             self.submit(tasks, stop=stop)
             self.sending.clear()
@@ -147,7 +149,11 @@ class Load:
     def _drip(self) -> None:
         rest = self.cluster.rest(timeout_s=8.0)
         while not self._stop.wait(TRICKLE_PAUSE_S):
-            tasks = [self._random_task(self._trickle_random, stop=False) for _ in range(2)]
+            # Ahead of the burst, so that they tell when work goes on and not how much waits.
+            tasks = [
+                self._random_task(self._trickle_random, stop=False, priority=FIRST)
+                for _ in range(2)
+            ]
             key = f"{self.run}-{tasks[0]['input']['n']}"
             answer = rest.submit(tasks, key, self.trickle, self._stop)
             if answer is None:
@@ -156,7 +162,7 @@ class Load:
             self.journal.note(Acknowledged(key, tuple(ids), sent_s, time.monotonic()))
         rest.close()
 
-    def _random_task(self, chance: random.Random, stop: bool) -> dict[str, Any]:
+    def _random_task(self, chance: random.Random, *, stop: bool, **more: Any) -> dict[str, Any]:
         ms = chance.uniform(self.shape.shortest_ms, self.shape.longest_ms)
         skill = "brood" if chance.randrange(100) < BROODING else chance.choice(["work", "wait"])
-        return self.task(skill, ms, stop=stop)
+        return self.task(skill, ms, stop=stop, **more)

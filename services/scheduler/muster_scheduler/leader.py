@@ -115,6 +115,8 @@ class Leader:
         self.restricted = False
         self.over = False
         self.state = ClusterState(policy, np.random.default_rng(), random.random)
+        # A leader that is stopped before it judges for the first time has heard nobody, either.
+        self.state.judged_boot_ms = boot_ms()
         self.sessions: dict[AgentId, Session] = {}
         self.supervisors: dict[AgentId, Session] = {}
         self.tasks_per_s = 0.0

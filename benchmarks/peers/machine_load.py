@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of the line "cpu" in /proc/stat: user, nice, system, (idle, iowait), irq, softirq, steal.
-_BUSY = (0, 1, 2, 5, 6)
+# Of the line "cpu" in /proc/stat.
 _STEAL = 7
+# Of /proc/PID/stat after the name in parentheses: utime, stime, cutime, cstime.
+_TIMES = slice(11, 15)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuSeconds:
-    """Since some moment of the past: of all processes, of this one's children that have ended,
-    taken by the hypervisor, and what the machine's cores could have given."""
+    """Since some moment of the past: had by other processes, taken by the hypervisor, and what
+    the machine's cores could have given."""
 
-    busy: float
-    own: float
+    others: float
     stolen: float
     offered: float
 
 
 def cpu_seconds() -> CpuSeconds:
-    """Now. Children count once they have ended and were waited for, with all below them."""
-    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    """Now; to be asked while this process has no children.
+
+    The time of a process that ends passes to the one that waited for it, so that others' sum
+    loses nothing. What we started cannot be counted that way: Ray waits for none of its workers.
+    """
     ticks = os.sysconf("SC_CLK_TCK")
-    counted = [int(word) / ticks for word in words]
-    children, this = (
-        resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)
-    )
+    others = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        if stat.parent.name != str(os.getpid()):
+            with contextlib.suppress(OSError):
+                others += process_ticks(stat.read_text())
+    cpu = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     return CpuSeconds(
-        busy=sum(counted[place] for place in _BUSY),
-        own=children.ru_utime + children.ru_stime + this.ru_utime + this.ru_stime,
-        stolen=counted[_STEAL],
+        others=others / ticks,
+        stolen=int(cpu[_STEAL]) / ticks,
         offered=time.monotonic() * (os.cpu_count() or 1),
     )
 
 
+def process_ticks(stat: str) -> int:
+    """Of a process and its children that have ended, from its /proc/PID/stat."""
+    # The name may have spaces and parentheses in it.
+    return sum(int(word) for word in stat.rpartition(")")[2].split()[_TIMES])
+
+
 def others_share(before: CpuSeconds, after: CpuSeconds) -> float:
-    """Of the machine's CPU time between the two: what neither we nor idleness had, 0 … 1."""
+    """Of the machine's CPU time between the two: what others and the hypervisor had, 0 … 1."""
     offered = after.offered - before.offered
-    ours = after.own - before.own
-    taken = after.busy - before.busy - ours + after.stolen - before.stolen
+    taken = after.others - before.others + after.stolen - before.stolen
     return min(max(taken / offered, 0.0), 1.0) if offered > 0 else 0.0

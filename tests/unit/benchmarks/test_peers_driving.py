@@ -17,7 +17,12 @@ from benchmarks.peers.environments import (
     python_of,
     reason_in,
 )
-from benchmarks.peers.machine_load import CpuSeconds, cpu_seconds, others_share
+from benchmarks.peers.machine_load import (
+    CpuSeconds,
+    cpu_seconds,
+    others_share,
+    process_ticks,
+)
 
 
 def test_names_and_cases_are_unique_and_every_driver_exists() -> None:
@@ -118,19 +123,23 @@ def test_a_job_survives_the_command_line(tmp_path: Path) -> None:
     assert [number for number, _ in journal_lines(job.journal)] == [3, 3]
 
 
-def test_others_had_what_was_busy_and_not_ours_and_what_was_stolen() -> None:
-    before = CpuSeconds(busy=100.0, own=5.0, stolen=1.0, offered=1000.0)
-    after = CpuSeconds(busy=112.0, own=13.0, stolen=2.0, offered=1020.0)
-    assert others_share(before, after) == pytest.approx((12 - 8 + 1) / 20)
-    # Ticks of the kernel and rusage are not the same clock.
-    alone = CpuSeconds(busy=107.9, own=13.0, stolen=1.0, offered=1020.0)
-    assert others_share(before, alone) == 0.0
+def test_others_share_is_what_they_and_the_hypervisor_had() -> None:
+    before = CpuSeconds(others=100.0, stolen=1.0, offered=1000.0)
+    after = CpuSeconds(others=104.0, stolen=2.0, offered=1020.0)
+    assert others_share(before, after) == pytest.approx((4 + 1) / 20)
+    # A process that nobody waited for takes its time with it.
+    assert others_share(before, CpuSeconds(others=90.0, stolen=1.0, offered=1020.0)) == 0.0
     assert others_share(before, before) == 0.0
+
+
+def test_process_ticks_are_of_a_process_and_its_ended_children() -> None:
+    stat = "42 (a) (odd name) S 1 42 42 0 -1 4194304 99 98 97 96 5 6 7 8 20 0 1 0 1000 1 2"
+    assert process_ticks(stat) == 5 + 6 + 7 + 8
 
 
 def test_cpu_seconds_grow_with_the_time() -> None:
     before = cpu_seconds()
     after = cpu_seconds()
     assert after.offered > before.offered
-    assert after.busy >= before.busy > 0
+    assert after.others > 0
     assert 0.0 <= others_share(before, after) <= 1.0

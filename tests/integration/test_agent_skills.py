@@ -418,13 +418,19 @@ async def test_a_cancel_may_come_with_the_assignment(cluster: Cluster, skill: st
     leader = cluster.leader
     value = {"argv": ["sleep", "60"]} if skill == "command" else {"seconds": 60}
     spec = cluster.task(skill, value)
+    neighbour = leader.give(skill, value) if skill == "anap" else None
     ref = S.AttemptRef(task_id=spec.id, attempt=1, tenant="default")
     leader.push(
         assign=[S.Assignment(spec=spec, attempt=1, incarnation=1)],
         cancel=[S.CancelAttempt(ref=ref, wish=T.TASK_WISH_CANCEL)],
     )
-    outcome = await leader.outcome((spec.id, 1), timeout_s=1.8)
+    outcome = await leader.outcome((spec.id, 1), timeout_s=30)
     assert outcome.kind == T.OUTCOME_KIND_CANCELLED
+    if neighbour is not None:
+        # Ended by itself: force would have taken those that share its process with it.
+        assert neighbour not in leader.outcomes
+        leader.cancel(neighbour)
+        assert (await leader.outcome(neighbour, 30)).kind == T.OUTCOME_KIND_CANCELLED
 
 
 @pytest.mark.parametrize("skill", ["nap", "anap", "sleep"])

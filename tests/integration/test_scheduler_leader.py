@@ -17,6 +17,7 @@ from tests.integration.scheduler_cluster import (
 
 from muster.api.v1 import agent_pb2, scheduler_pb2, storage_pb2, task_pb2
 from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, StaleTerm
+from muster.rpc.clock import wall_ms
 
 PENDING, ASSIGNED = task_pb2.TASK_STATE_PENDING, task_pb2.TASK_STATE_ASSIGNED
 RUNNING, SUCCEEDED = task_pb2.TASK_STATE_RUNNING, task_pb2.TASK_STATE_SUCCEEDED
@@ -398,3 +399,40 @@ async def test_what_the_process_says_of_itself(cluster: Cluster) -> None:
     metrics = process.metrics()
     assert "muster_scheduler_leader 1.0" in metrics
     assert "muster_tasks_admitted_total" in metrics
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_an_agents_clock_that_is_an_hour_off_ends_nothing_early(
+    cluster: Cluster, skill: str, hours: int
+) -> None:
+    agent = await cluster.join(name_of(skill), skills=[skill])
+    (ident,) = await cluster.submit(skill=skill, timeout_ms=60_000, total_deadline_ms=120_000)
+    await soon(lambda: (ident, 1) in agent.assigned)
+    off_ms = wall_ms() + hours * 3_600_000
+    agent.say(
+        started=[
+            scheduler_pb2.AttemptStarted(
+                ref=scheduler_pb2.AttemptRef(task_id=ident, attempt=1, tenant=TENANT),
+                started_at_ms=off_ms,
+            )
+        ]
+    )
+    await cluster.stored(ident, RUNNING)
+    # Deadlines and silence are looked at several times in this while.
+    (other,) = await cluster.submit(skill=skill)
+    await soon(lambda: (other, 1) in agent.assigned)
+    answered = agent.answered
+    await soon(lambda: agent.answered > answered + 5, 30.0)
+    assert agent.cancels == []
+    outcome = task_pb2.Outcome(
+        kind=task_pb2.OUTCOME_KIND_SUCCEEDED,
+        output_json=b"1",
+        output_bytes=1,
+        started_at_ms=off_ms,
+        ended_at_ms=off_ms + 5,
+    )
+    agent.end(ident, outcome=outcome)
+    task = await cluster.stored(ident, SUCCEEDED)
+    assert (task.status.attempt, task.status.ended_at_ms) == (1, off_ms + 5)
+    agent.end(other)
+    await cluster.stored(other, SUCCEEDED)

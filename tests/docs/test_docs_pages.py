@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.docs.doc_blocks import RUNNABLE, SHOWN, Block, blocks_of
 from tests.docs.page_runner import REPOSITORY, Machine, PageRunner
+from tests.polling import eventually
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -69,16 +71,19 @@ def test_what_is_not_run_is_rare() -> None:
     assert len(left_out) * 5 <= len(run), [f"{b.place}: {b.note[1]}" for b in left_out]
 
 
-def test_a_machine_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_machine_leaves_nothing_behind(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "m")
     PageRunner(machine, "page").run([Block(Path("p.md"), 1, "sh", "sleep 300 & echo $! > pid")])
     pid = int((machine.folder / "page" / "pid").read_text())
     machine.close()
-    assert not Path(f"/proc/{pid}").exists() or _state(pid) == "Z"
+    await eventually(lambda: not psutil.pid_exists(pid) or _is_dead(pid), within_s=30)
 
 
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def _is_dead(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ async def test_submitting_again_gives_the_same_task(cluster: Cluster, skill: str
 
 
 async def test_waiting_and_placed_tasks_are_cancelled_durably(cluster: Cluster, skill: str) -> None:
+    await cluster.join(name_of(skill, "other"), skills=["other"])
     (waiting,) = await cluster.submit(skill=skill)
     assert (await cluster.explain(waiting)).endswith(f"offers skill {skill}")
     (result,) = await cluster.cancel(waiting)

@@ -13,9 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measured_cluster import MeasuredCluster, describe_machine, describe_versions
+from benchmarks.measured_cluster import describe_machine
 from benchmarks.oracle.campaign import campaign
 from benchmarks.oracle.catalogue import FAULTS, named
 from benchmarks.oracle.report import HEAD, holds, markdown, row
 from benchmarks.oracle.scene import Run
+from muster.local.binaries import find_etcd, find_redis
 
 MAX_SEEDS, MAX_TASKS, MAX_AGENTS = 1_000, 100_000, 16
 
@@ -109,22 +115,28 @@ def _kept(folder: Path) -> dict[str, list[Run]]:
 
 
 def _facts(options: argparse.Namespace, runs: Sequence[Run]) -> Mapping[str, Any]:
-    """The machine and the versions, asked of an empty cluster."""
+    """What a reader must know of the machine, the versions and the command."""
     seeds = max((sum(r.fault == run.fault for r in runs) for run in runs), default=0)
     with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=options.folder) as folder:
-        cluster = MeasuredCluster(Path(folder) / "state", agents=0)
-        cluster.state_dir.mkdir(parents=True)
-        try:
-            cluster.start()
-            versions = describe_versions(cluster)
-        finally:
-            cluster.stop()
-        return {
-            "machine": describe_machine(Path(folder)),
-            "versions": versions,
-            "agents": options.agents,
-            "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}",
-        }
+        machine = describe_machine(Path(folder))
+    versions = {name: version(name) for name in ("muster-cluster", "grpcio")}
+    versions["Python"] = platform.python_version()
+    versions["Redis"] = _version_of(find_redis(os.environ))
+    versions["etcd"] = _version_of(find_etcd(os.environ))
+    return {
+        "machine": machine,
+        "versions": versions,
+        "agents": options.agents,
+        "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}",
+    }
+
+
+def _version_of(binary: Path) -> str:
+    said = subprocess.run(
+        [str(binary), "--version"], capture_output=True, text=True, timeout=10, check=True
+    ).stdout
+    found = re.search(r"\d+\.\d+\.\d+", said)
+    return found.group() if found else "unknown"
 
 
 def _print_table(runs: Mapping[str, Sequence[Run]]) -> None:

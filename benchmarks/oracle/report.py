@@ -31,9 +31,9 @@ HEAD = (
 )
 _EXPLAINED = """\
 Of each run: a burst of tasks of 20 to 200 ms (a fifth of the submissions with `on_disconnect:
-stop`) and two tasks of the highest priority every 50 ms until all is over, on a fresh cluster of
-{agents} agents and two schedulers; the fault strikes at a seeded moment while the burst is in
-flight. Fault 30 instead cancels every task, most of them at about the time when they end.
+stop`) and two tasks every 50 ms until all is over, on a fresh cluster of {agents} agents and two
+schedulers; the fault strikes at a seeded moment while the burst is in flight. Fault 30 instead
+cancels every task, most of them at about the time when they end.
 
 * **lost**: acknowledged tasks that did not end as they must. **doubled**: a submission with two
   sets of ids, a task with two ends, two executions of a `stop` task at a time. **stale

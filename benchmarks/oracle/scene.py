@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -187,6 +188,8 @@ class Run:
     violations: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)
+    # Why submissions were refused, and how often.
+    refusals: dict[str, int] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -283,4 +286,5 @@ def _run(
         violations=verdict.violations(),
         problems=strike.problems,
         notes=strike.notes,
+        refusals=dict(Counter(why for _, why in [*load.burst.refused, *load.trickle.refused])),
     )

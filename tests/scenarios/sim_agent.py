@@ -197,7 +197,7 @@ class Supervisor(Part):
     def on_cut(self, link: Link) -> None:
         if self.link is link:
             self.link = self.leader = None
-            self.later(200 * self.kernel.rng.random(), self._connect)
+            self.later(100 + 400 * self.kernel.rng.random(), self._connect)
 
     def _beat(self) -> None:
         """Only what a death needs: its other beats would tell the leader nothing."""
@@ -436,7 +436,7 @@ class Runtime(Part):
             self.link = self.leader = None
             self._unsaid_starts.clear()
             self.emit(ev.SessionLost())
-            self.later(200 * self.kernel.rng.random(), self._connect)
+            self.later(50 + 400 * self.kernel.rng.random(), self._connect)
 
     def _give_up(self, why: str) -> None:
         if self.link is not None:

@@ -19,9 +19,11 @@ from muster.domain.task_lifecycle import (
 
 Key = tuple[TaskId, int]
 
+# The cluster's clock at the start of a run.
+CLOCK_MS = 10_000
+
 # One write may carry several decisions; more than this many attempts in one is a runaway.
 _MOST_ATTEMPTS_AT_ONCE = 4
-MAX_CREATION_SPREAD_MS = 80_000
 
 
 def _reachable() -> frozenset[tuple[TaskState, TaskState, int]]:
@@ -74,6 +76,8 @@ class Books:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.specs: dict[TaskId, TaskSpec] = {}
+        # When a client first asked for the task.
+        self.asked_ms: dict[TaskId, int] = {}
         self.accepted: set[TaskId] = set()
         self.attempts: dict[Key, Truth] = {}
         # Tasks whose cancellation was asked for, and (accepted) at which attempt it was durable.
@@ -103,7 +107,7 @@ class Books:
             self._fail(5, f"{label(*key)} is assigned twice")
         self.attempts[key] = Truth(status.agent, status.incarnation)
 
-    def changed(self, spec: TaskSpec, old: TaskStatus, new: TaskStatus, clock_ms: int) -> None:
+    def changed(self, spec: TaskSpec, old: TaskStatus, new: TaskStatus) -> None:
         """A record that was another before."""
         name = label(spec.id, old.attempt)
         if old.state in ENDED_STATES:
@@ -114,14 +118,13 @@ class Books:
             )
         if new.attempt > self.cancelled.get(spec.id, new.attempt):
             self._fail(1, f"{name} is given out again after its cancellation was acknowledged")
-        # A gateway and a leader may both have created it; neither's moment is far from the other's.
-        if abs(new.created_clock_ms - old.created_clock_ms) > MAX_CREATION_SPREAD_MS:
+        if new.created_clock_ms != old.created_clock_ms:
             self._fail(12, f"{name} was created at another time of the cluster's clock now")
         truth = self.attempts.get((spec.id, old.attempt))
         self._check_outcome(spec, old, new, truth)
         self._check_counts(spec, old, new, truth)
         if new.state in ENDED_STATES:
-            self._check_end(spec, old, new, truth, clock_ms)
+            self._check_end(spec, old, new, truth)
         if new.state in HELD_STATES and new.attempt > old.attempt:
             self._assigned(spec.id, new)
         elif new.state in HELD_STATES and truth is not None:
@@ -165,7 +168,6 @@ class Books:
         old: TaskStatus,
         new: TaskStatus,
         truth: Truth | None,
-        clock_ms: int,
     ) -> None:
         name, state = label(spec.id, old.attempt), new.state
         kind = new.outcome.error_kind if new.outcome is not None else ""
@@ -185,7 +187,9 @@ class Books:
             if spec.id not in self.cancel_asked:
                 self._fail(2, f"{name} is CANCELLED and nobody asked for it")
         else:
-            waited_ms = clock_ms - new.created_clock_ms
+            # The clock may stand still between a task's creation and its leader's next word.
+            by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
+            waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
             late = any(0 < d <= waited_ms for d in (spec.total_deadline_ms, spec.start_deadline_ms))
             if not late and not (is_last and spec.timeout_ms > 0):
                 self._fail(12, f"{name} is TIMED_OUT after {waited_ms} ms")

@@ -109,6 +109,7 @@ class Gateway(Part):
     def submit(self, client: Part, spec: TaskSpec, done: Callable[[], None]) -> None:
         """To the leader, or to storage when that does not answer in time."""
         store = self.world.store
+        self.world.books.asked_ms.setdefault(spec.id, self.kernel.now_ms)
         over = False
 
         def accept(_: object) -> None:

@@ -66,7 +66,7 @@ class RunsOfStop:
         others = [r.name for r in runs if r.alive and not r.machine.frozen]
         if others:
             raise SimulationError(
-                f"a `stop` task overlaps: {label(*key)} runs on {runtime.name} and on {others}"
+                f"invariant 17: {label(*key)} runs on {runtime.name} and on {others}"
             )
         runs.append(runtime)
 
@@ -86,6 +86,8 @@ class SimExecutor:
         self._pool = RunnerPool()
         self.live: dict[AttemptKey, _Live] = {}
         self._wake_ms: int | None = None
+        # Nothing starts any more, although the runtime is heard.
+        self.stuck = False
 
     @property
     def running(self) -> int:
@@ -154,6 +156,8 @@ class SimExecutor:
                 failed = self._rng.random() < _FORKS_FAIL
                 ready = self._not_made if failed else self._up
                 runner = action.runner
+                if self.stuck:
+                    continue
                 self._runtime.later(
                     5 + 15 * self._rng.random(),
                     lambda runner=runner, ready=ready: ready(runner),  # type: ignore[misc]
@@ -186,6 +190,13 @@ class SimExecutor:
         self._act()
 
     # ------------------------------------------------------------------------- runs
+
+    def get_stuck(self) -> None:
+        """New attempts find no process from now on."""
+        self.stuck = True
+        for runner in range(1, self._pool._next):
+            if not self._pool.attempts_on(runner):
+                self._pool.close(runner, self._runtime.boot_ms())
 
     def _hand_over(self, key: AttemptKey) -> None:
         runtime, live = self._runtime, self.live[key]

@@ -35,6 +35,8 @@ class Faults:
         # What operators want of agents and no leader has confirmed.
         self.wishes_open: dict[AgentId, AgentWish] = {}
 
+        self._has_hung = False
+
     def plan(self, until_ms: int) -> None:
         """Some seeds are calm, some meet fifteen faults."""
         for _ in range(self._rng.choice((0, 3, 8, 15))):
@@ -64,6 +66,7 @@ class Faults:
             self._wish_for_a_while,
             self._miss_events,
             self._ask_restart,
+            self._hang_agent,
             self._turn_clock,
             self._stray_outcome,
             self._stray_outcome,
@@ -121,7 +124,7 @@ class Faults:
 
     def _miss_events(self) -> None:
         if (leader := self._leader()) is not None:
-            leader.do(leader.load_again)
+            leader.do(leader.loader.load_again)
 
     # ------------------------------------------------------------------------ agents
 
@@ -210,6 +213,14 @@ class Faults:
         )
         runtime.say("hears", type(events).__name__, label(*key), "of term", term, "- a stray")
         runtime.do(lambda: runtime.hear(link, term, [events]))
+
+    def _hang_agent(self) -> None:
+        """It beats, takes attempts and starts none: of one agent in a run, for one incarnation."""
+        runtime = self._runtime()
+        if runtime is not None and self._rng.random() < 0.5 and not self._has_hung:
+            self._has_hung = True
+            runtime.say("starts nothing any more")
+            runtime.do(runtime.executor.get_stuck)
 
     # ------------------------------------------------------------------ other servers
 

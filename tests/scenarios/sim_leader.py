@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from tests.scenarios.sim_books import label
 from tests.scenarios.sim_checks import (
     WatchedState,
     check_all,
@@ -14,9 +13,11 @@ from tests.scenarios.sim_checks import (
     check_placed,
     check_touched,
 )
-from tests.scenarios.sim_kernel import Part, SimulationError
+from tests.scenarios.sim_kernel import Part
+from tests.scenarios.sim_loader import SimLoader
 from tests.scenarios.sim_network import Link, call
 from tests.scenarios.sim_session import SimSession
+from tests.scenarios.sim_witness import Witness
 from tests.scenarios.sim_writer import SimWriter
 
 from muster.agent.events import AttemptKey, HeldRef, HeldState
@@ -28,10 +29,8 @@ from muster.domain.task import Outcome, OutcomeKind, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES
 from muster_monitor.failure_detector import Verdict as Suspicion
 from muster_scheduler.core import agents, tasks
-from muster_scheduler.core.agents import JUDGED_LATE_MS
-from muster_scheduler.core.overdue import UNSTARTED_MS
 from muster_scheduler.core.placing import place
-from muster_scheduler.core.records import AttemptRef, EffectKind, Now, OpenTask, Write
+from muster_scheduler.core.records import AttemptRef, Now, Write
 from muster_scheduler.leader import (
     ANSWERS_FOR_MS,
     CONFIRMED_FOR_MS,
@@ -40,7 +39,7 @@ from muster_scheduler.placement.plan import Policy
 
 if TYPE_CHECKING:
     from tests.scenarios.sim_agent import Runtime, Supervisor
-    from tests.scenarios.sim_store import Answer, Row
+    from tests.scenarios.sim_store import Answer
     from tests.scenarios.sim_world import World
 
 # More rarely than in production, to spare steps.
@@ -49,11 +48,6 @@ JUDGE_TICKS = 4
 CONFIRM_MS = 600
 # After so many steps everything is looked at, not only what has changed.
 LOOK_AT_ALL_STEPS = 50
-# Silence that may move tasks at all, see ARCHITECTURE.md, invariant 10.
-SILENT_AND_LEASELESS_MS = 10_000
-SILENT_MS = 60_000
-# An agent that is spoken with has been told of what it lost by then.
-FOREIGN_MS = 5_000
 
 
 class SimLeader(Part):
@@ -68,6 +62,7 @@ class SimLeader(Part):
         self.state = WatchedState(
             Policy(strategy=world.strategy), np.random.default_rng(1), world.rng.random
         )
+        self.state.judged_boot_ms = self.boot_ms()
         self.term = 0
         self.ready = False
         self.restricted = False
@@ -78,20 +73,11 @@ class SimLeader(Part):
         self._flushing = False
         self._ticks = self._steps = 0
         self._writer = SimWriter(self, self._written)
+        self.loader = SimLoader(self)
         self._creating: dict[TaskId, list[Callable[[], None]]] = {}
         self._settling: dict[TaskId, list[Callable[[], None]]] = {}
         self._suspected: set[AgentId] = set()
-        # Incarnations that the core was told to suspect.
-        self._doubted: dict[AgentId, int] = {}
-        # What this shell has seen of agents, to judge the core's judgement.
-        self._heard_ms: dict[AgentId, int] = {}
-        # None until the registry has shown its agents once.
-        self._leased: dict[AgentId, int] | None = None
-        self._stood_still_ms = 0
-        # Attempts that agents hold and that are not theirs, since when that is so.
-        self._foreign_ms: dict[tuple[AgentId, AttemptKey], int] = {}
-        self._moved_for: set[AgentId] = set()
-        self._led_since_ms = 0
+        self.witness = Witness(self)
         call(self, self.store, self.store.acquire, self._took_term)
 
     # ---------------------------------------------------------------- term and time
@@ -101,7 +87,7 @@ class SimLeader(Part):
         now_ms = self.kernel.now_ms
         self._clock = (clock_ms, now_ms)
         self._confirmed_ms = self._advanced_ms = now_ms
-        self._led_since_ms = self._listened_ms()
+        self.witness.begin()
         self.say("leads with term", self.term)
         self._confirm()
         call(self, self.store, self.store.wishes, self._took_wishes)
@@ -110,7 +96,7 @@ class SimLeader(Part):
         self.state.wishes.update(cast("dict[AgentId, object]", answer))  # type: ignore[arg-type]
         self.world.registry.watch(self)
         self.world.monitor.watch(self)
-        self._load(first=True)
+        self.loader.load()
 
     def now(self) -> Now:
         base_ms, at_ms = self._clock
@@ -121,6 +107,10 @@ class SimLeader(Part):
         if self.alive:
             self.say("is deposed")
             self.end()
+
+    def freeze(self, ms: int) -> None:
+        super().freeze(ms)
+        self.witness.stand_still(ms)
 
     def end(self) -> None:
         super().end()
@@ -159,7 +149,7 @@ class SimLeader(Part):
         judges = self._ticks % JUDGE_TICKS == 0 and not self.restricted
         if judges and self._confirmed(CONFIRMED_FOR_MS):
             agents.judge(self.state, now)
-            self._check_foreign()
+            self.witness.check_foreign()
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:
@@ -167,47 +157,11 @@ class SimLeader(Part):
 
     # ------------------------------------------------------------------------ tasks
 
-    def _load(self, *, first: bool) -> None:
-        def loaded(answer: object) -> None:
-            rows, position = cast("tuple[list[Row], int]", answer)
-            for start in range(0, len(rows), 4):
-                page = rows[start : start + 4]
-                # Pages come one after the other while tasks go on.
-                self.later(start * 2, lambda page=page: self._take(page, held_too=first))  # type: ignore[misc]
-            self.later(len(rows) * 2 + 1, lambda: self._loaded(first, position))
-
-        call(self, self.store, self.store.load_open, loaded)
-
-    def _loaded(self, first: bool, position: int) -> None:
-        if first:
-            self.say("has loaded", len(self.state.tasks), "tasks")
-            self.ready = True
-            self.store.followers.append(self.on_created)
-            self._tick()
-        for ident in self.store.by_gateways[position:]:
-            self.on_created(ident)
-
-    def load_again(self) -> None:
-        """As after a gap in the events."""
-        if self.ready:
-            self._load(first=False)
-
-    def _take(self, rows: Sequence[Row], *, held_too: bool) -> None:
-        now = self.now()
-        for spec, status in rows:
-            tasks.load(self.state, spec, status, None, now, held_too=held_too)
-
-    def on_created(self, ident: TaskId) -> None:
-        self.later(self.kernel.delay_ms(), lambda: self._look_up(ident, held_too=False))
-
-    def _look_up(self, ident: TaskId, *, held_too: bool) -> None:
-        if ident in self.state.tasks:
-            return
-
-        def found(answer: object) -> None:
-            self._take([cast("Row", answer)], held_too=held_too)
-
-        call(self, self.store, lambda: self.store.row(ident), found)
+    def begin(self) -> None:
+        """All open tasks are loaded."""
+        self.say("has loaded", len(self.state.tasks), "tasks")
+        self.ready = True
+        self._tick()
 
     def submit(self, spec: TaskSpec, done: Callable[[], None]) -> None:
         """`done` is called once the task is durable."""
@@ -238,7 +192,7 @@ class SimLeader(Part):
     # --------------------------------------------------------------------- sessions
 
     def on_hello(self, runtime: Runtime, link: Link, held: Sequence[HeldRef], term: int) -> None:
-        if term > self.term or not self.ready:
+        if term > self.term or not self.ready or not self._confirmed(ANSWERS_FOR_MS):
             link.cut(f"{self.name} is not its leader", by=self)
             return
         ident, number, now = runtime.machine.id, runtime.core.incarnation, self.now()
@@ -250,8 +204,8 @@ class SimLeader(Part):
         older = self.sessions.get(ident)
         session = self.sessions[ident] = SimSession(self, runtime, link)
         session.welcome()
-        self._hear(ident)
-        self._moved_for.add(ident)
+        self.witness.hear(ident)
+        self.witness.excuse(ident)
         refs = [(_ref(h), h.state is HeldState.ENDED) for h in held]
         agents.connected(self.state, ident, number, refs, now)
         for line in held:
@@ -268,7 +222,7 @@ class SimLeader(Part):
             for ident in self._suspected:
                 agents.suspicion(self.state, ident, 0, False, 0.0, now)
             self._suspected.clear()
-            self._doubted.clear()
+            self.witness.trust()
             self.later(200, lambda: self.world.monitor.watch(self))
         for ident, session in list(self.sessions.items()):
             if session.link is link:
@@ -289,21 +243,9 @@ class SimLeader(Part):
         if runtime.core.term > self.term:
             session.link.cut("it has obeyed a newer leader", by=self)
             return None
-        self._hear(runtime.machine.id)
+        self.witness.hear(runtime.machine.id)
         agents.heard(self.state, runtime.machine.id, session.incarnation, self.now())
         return session
-
-    def _hear(self, ident: AgentId) -> None:
-        self._heard_ms[ident] = self._listened_ms()
-
-    def _listened_ms(self) -> int:
-        """A clock that stands still while this leader does: it hears nobody then."""
-        return self.kernel.now_ms - self._stood_still_ms
-
-    def freeze(self, ms: int) -> None:
-        super().freeze(ms)
-        if ms > JUDGED_LATE_MS:
-            self._stood_still_ms += ms - JUDGED_LATE_MS
 
     def on_beat(self, runtime: Runtime, seq: int) -> None:
         session = self._from(runtime)
@@ -333,7 +275,7 @@ class SimLeader(Part):
     def on_draining(self, runtime: Runtime) -> None:
         if (session := self._from(runtime)) is not None:
             agents.draining(self.state, runtime.machine.id, session.incarnation)
-            self._moved_for.add(runtime.machine.id)
+            self.witness.excuse(runtime.machine.id)
 
     def on_supervisor(self, supervisor: Supervisor, link: Link) -> None:
         if not self.ready:
@@ -355,7 +297,7 @@ class SimLeader(Part):
         if death is not None:
             started = [AttemptRef(*s.key, s.tenant) for s in death.started]
             number, known, why = death.incarnation, death.known, death.why
-            self._moved_for.add(ident)
+            self.witness.excuse(ident)
             supervisor.delivered.add(death)
             agents.runtime_died(self.state, ident, number, started, known, why, self.now())
         if self._confirmed(ANSWERS_FOR_MS):
@@ -368,27 +310,15 @@ class SimLeader(Part):
     # ----------------------------------------------------------- registry and monitor
 
     def on_registry(self, records: Sequence[AgentRecord]) -> None:
-        self._leased = {}
-        for record in records:
-            self._note_lease(record)
+        self.witness.shown(records)
         agents.registry_snapshot(self.state, records, self.now())
 
     def on_registered(self, record: AgentRecord) -> None:
-        self._note_lease(record)
+        self.witness.leased(record)
         agents.registered(self.state, record, self.now())
 
-    def _note_lease(self, record: AgentRecord) -> None:
-        ident = record.spec.id
-        if self._leased is not None:
-            self._leased[ident] = record.incarnation
-        known = self.state.agents.get(ident)
-        if known is not None and record.incarnation > known.incarnation:
-            self._moved_for.add(ident)
-            self._hear(ident)
-
     def on_unregistered(self, ident: AgentId) -> None:
-        if self._leased is not None:
-            self._leased.pop(ident, None)
+        self.witness.lease_gone(ident)
         agents.unregistered(self.state, ident, self.now())
 
     def on_suspicions(self, verdicts: Sequence[Suspicion], *, snapshot: bool) -> None:
@@ -397,16 +327,12 @@ class SimLeader(Part):
             kept = {v.agent for v in verdicts if v.suspected}
             for ident in sorted(self._suspected - kept):
                 agents.suspicion(self.state, ident, 0, False, 0.0, now)
-                self._doubted.pop(ident, None)
+                self.witness.trust(ident)
             self._suspected &= kept
         for v in verdicts:
             agents.suspicion(self.state, v.agent, v.incarnation, v.suspected, v.phi, now)
             (self._suspected.add if v.suspected else self._suspected.discard)(v.agent)
-            known = self.state.agents.get(v.agent)
-            if not v.suspected:
-                self._doubted.pop(v.agent, None)
-            elif known is not None and known.incarnation == v.incarnation:
-                self._doubted[v.agent] = v.incarnation
+            self.witness.suspicion(v)
 
     # ------------------------------------------------------------------------ flush
 
@@ -439,7 +365,7 @@ class SimLeader(Part):
         if may_write and state.place_again and self.ready and not self.restricted:
             state.placed = []
             place(state, self.now())
-            check_placed(state, self._doubted)
+            check_placed(state, self.witness.doubted)
             check_touched(state)
         written = list(state.dirty.values()) if may_write else []
         commands = state.drain(writes=may_write)
@@ -447,19 +373,7 @@ class SimLeader(Part):
             check_drained(state, written)
             self._writer.add(commands.writes)
         for ident, push in commands.pushes.items():
-            self._check_moves(ident, push.drop)
-            for task in push.assign:
-                number = task.status.incarnation
-                self.world.books.pushed(ident, number, (task.id, task.status.attempt))
-            for ref, recorded in push.acks:
-                row = self.store.row(ref.task_id) if recorded else None
-                if row is not None:
-                    self.world.books.acknowledged((ref.task_id, ref.attempt), row[1])
-                elif _is_being_recorded(state.tasks.get(ref.task_id), ref):
-                    raise SimulationError(
-                        f"invariant 6: {label(ref.task_id, ref.attempt)} is refused while it is"
-                        " being recorded"
-                    )
+            self.witness.check_push(ident, push)
             session = self.sessions.get(ident)
             if session is not None:
                 session.push(push)
@@ -469,64 +383,14 @@ class SimLeader(Part):
         for change in commands.changed:
             self.say("sees", change.agent, "as", change.state.value, "-", change.why)
             if change.state is AgentState.DOWN:
-                self._check_down(change.agent)
+                self.witness.check_down(change.agent)
         for _, ident_of_task in commands.reload:
-            self._look_up(ident_of_task, held_too=True)
+            self.loader.look_up(ident_of_task, held_too=True)
         if commands.pushes or commands.changed:
-            self._moved_for.clear()
+            self.witness.excuses.clear()
 
     def _restart(self, supervisor: Supervisor, link: Link, incarnation: int, why: str) -> None:
         link.send(supervisor, lambda: supervisor.on_restart(incarnation, why))
-
-    def _silent_ms(self, ident: AgentId) -> int:
-        return self._listened_ms() - self._heard_ms.get(ident, self._led_since_ms)
-
-    def _check_down(self, ident: AgentId) -> None:
-        """Invariant 10: more than a suspicion and a missing lease."""
-        silent_ms = self._silent_ms(ident)
-        known = self._leased is not None and ident not in self._leased
-        leaseless = known and silent_ms >= SILENT_AND_LEASELESS_MS
-        if not (leaseless or silent_ms >= SILENT_MS or ident in self._moved_for):
-            raise SimulationError(f"invariant 10: {ident} is DOWN after {silent_ms} ms of silence")
-
-    def _check_moves(self, ident: AgentId, dropped: Sequence[AttemptRef]) -> None:
-        """Invariant 10: tasks move for a reason."""
-        if not dropped or ident in self._moved_for:
-            return
-        silent_ms = self._silent_ms(ident)
-        agent = self.state.agents.get(ident)
-        if silent_ms >= SILENT_AND_LEASELESS_MS or agent is None or agent.draining:
-            return
-        attempts = self.world.books.attempts
-        of_this = []
-        for ref in dropped:
-            truth = attempts[ref.task_id, ref.attempt]
-            waited_ms = self.kernel.now_ms - truth.pushed_ms
-            never_began = not truth.started and waited_ms >= UNSTARTED_MS
-            if truth.incarnation >= agent.incarnation and not never_began:
-                of_this.append(ref)
-        if of_this:
-            named = ", ".join(label(ref.task_id, ref.attempt) for ref in of_this)
-            raise SimulationError(
-                f"invariant 10: {ident} loses {named} after {silent_ms} ms of silence"
-            )
-
-    def _check_foreign(self) -> None:
-        """What was given away does not run on for long where there is a session."""
-        before, self._foreign_ms = self._foreign_ms, {}
-        for ident, session in self.sessions.items():
-            runtime, agent = session.runtime, self.state.agents.get(ident)
-            if agent is None or self.term != self.store.term or not session.flows:
-                continue
-            for key, held in runtime.core._held.items():
-                task = agent.tasks.get(key.task_id)
-                ours = task is not None and task.status.attempt == key.attempt
-                if ours or held.stop is not None:
-                    continue
-                since_ms = before.get((ident, key), self.kernel.now_ms)
-                self._foreign_ms[ident, key] = since_ms
-                if self.kernel.now_ms - since_ms > FOREIGN_MS:
-                    raise SimulationError(f"{runtime.name} goes on with {label(*key)}, not its own")
 
     def stray(self, ident: AgentId, incarnation: int, ref: AttemptRef) -> None:
         """Somebody says how an attempt ended that is not his."""
@@ -537,7 +401,7 @@ class SimLeader(Part):
         for write, (verdict, standing) in answers:
             task = write.task
             if verdict is not tasks.Verdict.OK:
-                self._moved_for.add(task.status.agent)
+                self.witness.excuse(task.status.agent)
             tasks.written(self.state, write, verdict, standing)
             if write.expect is None:
                 for done in self._creating.pop(task.id, ()):
@@ -545,13 +409,6 @@ class SimLeader(Part):
             if task.id not in self.state.dirty and task.id not in self.state.cancel_again:
                 for done in self._settling.pop(task.id, ()):
                     done()
-
-
-def _is_being_recorded(task: OpenTask | None, ref: AttemptRef) -> bool:
-    if task is None:
-        return False
-    written = task.write.effects if task.write is not None else ()
-    return any(e.kind is EffectKind.ACK and e.ref == ref for e in (*written, *task.effects))
 
 
 def _ref(held: HeldRef) -> AttemptRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
-from tests.scenarios.sim_books import Books, label
+from tests.scenarios.sim_books import CLOCK_MS, Books, label
 from tests.scenarios.sim_kernel import Kernel, SimulationError
 from tests.scenarios.sim_network import Network, Server
 
@@ -27,8 +27,6 @@ _VERDICTS = {
     VerdictCode.STALE: Verdict.STALE,
     VerdictCode.NOT_FOUND: Verdict.GONE,
 }
-# The cluster's clock at the start of a run.
-CLOCK_MS = 10_000
 _WISHES = dict(enumerate(AgentWish, start=NO_WISH))
 _WISH_NUMBERS = {wish: number for number, wish in _WISHES.items()}
 
@@ -172,7 +170,7 @@ class SimStore(Server):
                 raise SimulationError(f"invariant 3: {label(spec.id, old.attempt)} was {old}")
             if hit and old is not status:
                 self._say_change(spec, old, status)
-                self.books.changed(spec, old, status, self.ceiling_clock_ms())
+                self.books.changed(spec, old, status)
                 if TASK_STATE_TO_PROTO[status.state] >= FIRST_ENDED:
                     self.open.pop(spec.id, None)
             standing = cast("TaskStatus", verdict.standing) if verdict.standing else None

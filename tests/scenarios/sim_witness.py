@@ -1,0 +1,171 @@
+"""What a leader's shell has seen of agents, to judge what the core makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tests.scenarios.sim_books import label
+from tests.scenarios.sim_kernel import SimulationError
+
+from muster.agent.events import AttemptKey
+from muster.domain.agent import AgentRecord
+from muster.domain.ids import AgentId
+from muster_monitor.failure_detector import Verdict as Suspicion
+from muster_scheduler.core.agents import JUDGED_LATE_MS
+from muster_scheduler.core.commands import Push
+from muster_scheduler.core.overdue import UNSTARTED_MS
+from muster_scheduler.core.records import AttemptRef, EffectKind, OpenTask
+
+if TYPE_CHECKING:
+    from tests.scenarios.sim_leader import SimLeader
+
+# Silence that may move tasks at all: written down here once more, see invariant 10.
+SILENT_AND_LEASELESS_MS = 10_000
+SILENT_MS = 60_000
+# An agent that is spoken with has been told of what it lost by then.
+FOREIGN_MS = 5_000
+
+
+class Witness:
+    """Numbers are those of ARCHITECTURE.md's invariants."""
+
+    def __init__(self, leader: SimLeader) -> None:
+        self._leader = leader
+        self._heard_ms: dict[AgentId, int] = {}
+        # None until the registry has shown its agents once.
+        self._leased: dict[AgentId, int] | None = None
+        # Agents whose tasks may move because of what was just heard.
+        self.excuses: set[AgentId] = set()
+        # Incarnations that the core was told to suspect.
+        self.doubted: dict[AgentId, int] = {}
+        self._stood_still_ms = 0
+        self._led_since_ms = 0
+        # Attempts that agents hold and that are not theirs, since when that is so.
+        self._foreign_ms: dict[tuple[AgentId, AttemptKey], int] = {}
+
+    # ----------------------------------------------------------------- what was seen
+
+    def begin(self) -> None:
+        """The leader has its term."""
+        self._led_since_ms = self._listened_ms()
+
+    def stand_still(self, ms: int) -> None:
+        """The leader is frozen, and hears nobody."""
+        if ms > JUDGED_LATE_MS:
+            self._stood_still_ms += ms - JUDGED_LATE_MS
+
+    def _listened_ms(self) -> int:
+        """A clock that stands still while the leader does."""
+        return self._leader.kernel.now_ms - self._stood_still_ms
+
+    def hear(self, ident: AgentId) -> None:
+        self._heard_ms[ident] = self._listened_ms()
+
+    def excuse(self, ident: AgentId) -> None:
+        """Something was heard that lets this agent's tasks move."""
+        self.excuses.add(ident)
+
+    def shown(self, records: Sequence[AgentRecord]) -> None:
+        """All that the registry shows."""
+        self._leased = {}
+        for record in records:
+            self.leased(record)
+
+    def leased(self, record: AgentRecord) -> None:
+        ident = record.spec.id
+        if self._leased is not None:
+            self._leased[ident] = record.incarnation
+        known = self._leader.state.agents.get(ident)
+        if known is not None and record.incarnation > known.incarnation:
+            self.excuse(ident)
+            self.hear(ident)
+
+    def lease_gone(self, ident: AgentId) -> None:
+        if self._leased is not None:
+            self._leased.pop(ident, None)
+
+    def suspicion(self, verdict: Suspicion) -> None:
+        known = self._leader.state.agents.get(verdict.agent)
+        if not verdict.suspected:
+            self.trust(verdict.agent)
+        elif known is not None and known.incarnation == verdict.incarnation:
+            self.doubted[verdict.agent] = verdict.incarnation
+
+    def trust(self, ident: AgentId | None = None) -> None:
+        """None: everybody, for the monitor is gone."""
+        if ident is None:
+            self.doubted.clear()
+        else:
+            self.doubted.pop(ident, None)
+
+    # ---------------------------------------------------------------- what is decided
+
+    def _silent_ms(self, ident: AgentId) -> int:
+        return self._listened_ms() - self._heard_ms.get(ident, self._led_since_ms)
+
+    def check_down(self, ident: AgentId) -> None:
+        """10: it takes more than a suspicion and a missing lease."""
+        silent_ms = self._silent_ms(ident)
+        leaseless = self._leased is not None and ident not in self._leased
+        gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
+        if not (gone or silent_ms >= SILENT_MS or ident in self.excuses):
+            raise SimulationError(f"invariant 10: {ident} is DOWN after {silent_ms} ms of silence")
+
+    def check_push(self, ident: AgentId, push: Push) -> None:
+        """What an agent is going to be told."""
+        leader = self._leader
+        self._check_moves(ident, push.drop)
+        for task in push.assign:
+            key = task.id, task.status.attempt
+            leader.world.books.pushed(ident, task.status.incarnation, key)
+        for ref, recorded in push.acks:
+            row = leader.store.row(ref.task_id) if recorded else None
+            if row is not None:
+                leader.world.books.acknowledged((ref.task_id, ref.attempt), row[1])
+            elif _is_being_recorded(leader.state.tasks.get(ref.task_id), ref):
+                name = label(ref.task_id, ref.attempt)
+                raise SimulationError(f"invariant 6: {name} is refused while it is being recorded")
+
+    def _check_moves(self, ident: AgentId, dropped: Sequence[AttemptRef]) -> None:
+        """10 and 18: tasks move for a reason."""
+        agent = self._leader.state.agents.get(ident)
+        if not dropped or ident in self.excuses or agent is None or agent.draining:
+            return
+        silent_ms = self._silent_ms(ident)
+        if silent_ms >= SILENT_AND_LEASELESS_MS:
+            return
+        for ref in dropped:
+            truth = self._leader.world.books.attempts[ref.task_id, ref.attempt]
+            waited_ms = self._leader.kernel.now_ms - truth.pushed_ms
+            never_began = not truth.started and waited_ms >= UNSTARTED_MS
+            if truth.incarnation >= agent.incarnation and not never_began:
+                name = label(ref.task_id, ref.attempt)
+                raise SimulationError(
+                    f"invariant 10: {ident} loses {name} after {silent_ms} ms of silence"
+                )
+
+    def check_foreign(self) -> None:
+        """What was given away does not run on for long where there is a session."""
+        leader = self._leader
+        before, self._foreign_ms = self._foreign_ms, {}
+        for ident, session in leader.sessions.items():
+            runtime, agent = session.runtime, leader.state.agents.get(ident)
+            if agent is None or leader.term != leader.store.term or not session.flows:
+                continue
+            for key, held in runtime.core._held.items():
+                task = agent.tasks.get(key.task_id)
+                ours = task is not None and task.status.attempt == key.attempt
+                if ours or held.stop is not None:
+                    continue
+                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                self._foreign_ms[ident, key] = since_ms
+                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                    raise SimulationError(f"{runtime.name} goes on with {label(*key)}, not its own")
+
+
+def _is_being_recorded(task: OpenTask | None, ref: AttemptRef) -> bool:
+    if task is None:
+        return False
+    written = task.write.effects if task.write is not None else ()
+    return any(e.kind is EffectKind.ACK and e.ref == ref for e in (*written, *task.effects))

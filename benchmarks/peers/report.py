@@ -70,7 +70,7 @@ def _speed_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         runs = max(runs, len(row["speed"]))
         if speed:
             rate, median, p99 = speed.values()
-            others = _others([run["others_cpu"] for run in row["speed"]])
+            others = _others([run["others_cpu"] for run in row["speed"] if "others_cpu" in run])
             body.append((title(row), peer.kept, _rate(rate), _ms(median), _ms(p99), others))
         # Also when other runs of it came off.
         if why := row["failures"].get("speed"):
@@ -163,6 +163,8 @@ def _rate(figure: Spread) -> str:
 
 
 def _others(shares: Sequence[float]) -> str:
+    if not shares:
+        return "not known"
     return f"{statistics.median(shares):.0%} ({min(shares):.0%} … {max(shares):.0%})"
 
 

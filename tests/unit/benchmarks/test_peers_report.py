@@ -101,6 +101,8 @@ def test_the_load_of_others_is_said() -> None:
     runs = [_run(1.0), _run(1.0), _run(1.0) | {"others_cpu": 0.31}]
     printed = render(_document(_row("dask", speed=runs)))
     assert "| 2% (2% … 31%) |" in printed
+    del runs[0]["others_cpu"], runs[1]["others_cpu"], runs[2]["others_cpu"]
+    assert "| not known |" in render(_document(_row("dask", speed=runs)))
 
 
 def test_a_page_keeps_what_is_around_the_marks() -> None:

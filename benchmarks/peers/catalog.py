@@ -9,6 +9,8 @@ NO_REDIS = ""
 AOF_OFF = "Redis, AOF off"
 AOF_ALWAYS = "Redis, appendfsync always"
 WITH_REDIS = (AOF_OFF, AOF_ALWAYS)
+# Where a task is when its submission returns.
+KEPT = {NO_REDIS: "in memory", AOF_OFF: "in Redis' memory", AOF_ALWAYS: "on disk, synced"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Peer:
 
     `packages` are what pip is asked for, exact so that a table can be measured again; empty
     means that Muster's own environment is used. `reported` are the distributions whose version
-    is shown. `kept` says where a task is when its submission returns.
+    is shown.
     """
 
     name: str
@@ -36,7 +38,6 @@ class Peer:
     reported: tuple[str, ...]
     variants: tuple[str, ...]
     cases: tuple[Case, ...]
-    kept: str
     settings: str
     driver_args: tuple[str, ...] = ()
 
@@ -62,7 +63,6 @@ PEERS = (
             Case("one agent", "one of two agents with all its processes"),
             Case("one runtime", "the runtime of one of two agents; its supervisor lives"),
         ),
-        kept="on disk, synced",
         settings="defaults; two agents, no-ops of the batch ask for cpu 10m, naps for all cores",
     ),
     Peer(
@@ -74,7 +74,6 @@ PEERS = (
         reported=("ray",),
         variants=(NO_REDIS,),
         cases=_WORKERS,
-        kept="in memory",
         settings="num_cpus=2; max_retries 3, the default",
     ),
     Peer(
@@ -87,7 +86,6 @@ PEERS = (
         reported=("ray",),
         variants=(NO_REDIS,),
         cases=_WORKERS,
-        kept="in memory",
         settings="2 actors in turn; max_restarts=-1, max_task_retries=-1",
     ),
     Peer(
@@ -106,7 +104,6 @@ PEERS = (
             Case(SHORT, "idle_timeout=15 s, unacknowledged_lock_timeout=15 s"),
             Case(SHORT_BUSY, "the same, and a no-op is submitted every second"),
         ),
-        kept="in Redis",
         settings="RedisStreamBroker, acknowledged when saved (default), uvloop; 2 processes of "
         "100 async tasks; client: 64 calls at once; naps: 1 async task, xread_count=1",
     ),
@@ -122,7 +119,6 @@ PEERS = (
             Case(DEFAULTS, "heartbeat_timeout 60 s, maintenance_chance 0.1 %, the defaults"),
             Case(SHORT, "heartbeat_timeout=15 s, maintenance_chance=10 %"),
         ),
-        kept="in Redis",
         settings="acknowledged after the run (default), 20 retries (default); 2 processes of 8 "
         "threads (default); naps: 1 thread",
     ),
@@ -141,7 +137,6 @@ PEERS = (
                 "visibility_timeout=15 s, unacked_restore_interval=1 s, unacked_restore_throttle=1",
             ),
         ),
-        kept="in Redis",
         settings="task_acks_late, task_reject_on_worker_lost; prefork of 2, prefetch 64, -O fair, "
         "no gossip, no mingle; naps: prefetch 1",
     ),
@@ -154,7 +149,6 @@ PEERS = (
         reported=("distributed",),
         variants=(NO_REDIS,),
         cases=_WORKERS,
-        kept="in memory",
         settings="LocalCluster, 2 processes of 1 thread, dashboards off; allowed-failures 3 "
         "(default)",
     ),
@@ -167,7 +161,6 @@ PEERS = (
         reported=(),
         variants=(NO_REDIS,),
         cases=_WORKERS,
-        kept="in memory",
         settings="ProcessPoolExecutor(2), one future per task",
     ),
 )

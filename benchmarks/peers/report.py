@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.peers.catalog import PEERS
+from benchmarks.peers.catalog import KEPT, PEERS
 from benchmarks.peers.figures import Row, Spread, speed_of, spread
 
 BEGIN = "<!-- printed by benchmarks/peers/run.py: begin -->"
@@ -66,15 +66,15 @@ def _speed_table(document: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     body: list[tuple[str, ...]] = []
     runs = 0
     for row in rows:
-        peer, speed = _BY_NAME[row["peer"]], speed_of(row)
+        kept, speed = KEPT[row["variant"]], speed_of(row)
         runs = max(runs, len(row["speed"]))
         if speed:
             rate, median, p99 = speed.values()
             others = _others([run["others_cpu"] for run in row["speed"] if "others_cpu" in run])
-            body.append((title(row), peer.kept, _rate(rate), _ms(median), _ms(p99), others))
+            body.append((title(row), kept, _rate(rate), _ms(median), _ms(p99), others))
         # Also when other runs of it came off.
         if why := row["failures"].get("speed"):
-            body.append((title(row), peer.kept, f"failed: {_cell(why)}", "", "", ""))
+            body.append((title(row), kept, f"failed: {_cell(why)}", "", "", ""))
     if not body:
         return []
     head = ("system", "a submitted task is", "tasks/s", "median ms", "p99 ms", "others")

@@ -121,7 +121,8 @@ def _speed(job: Job) -> None:
         raise SystemExit(shown.returncode)
     said: dict[str, Any] = json.loads(shown.stdout)
     measured = {name: said[name] for name in _FIGURES}
-    versions = {name: said["versions"][name] for name in ("muster", "grpcio", "etcd")}
+    versions = {name: said["versions"][name] for name in ("grpcio", "etcd")}
+    versions["muster-cluster"] = said["versions"]["muster"]
     print(json.dumps({"measured": {**measured, "versions": versions}}), flush=True)
 
 

@@ -12,7 +12,7 @@ from benchmarks.peers.report import BEGIN, END, into_page, render, title
 def test_a_measured_peer_has_its_figures_with_their_spread() -> None:
     row = _row("taskiq", AOF_ALWAYS, speed=[_run(1000.4), _run(2000.0), _run(1500.0)])
     assert (
-        "| taskiq (Redis, appendfsync always) | in Redis | 1,500 (1,000 … 2,000) "
+        "| taskiq (Redis, appendfsync always) | on disk, synced | 1,500 (1,000 … 2,000) "
         "| 1.50 (1.50 … 1.50) | 9.00 (9.00 … 9.00) | 2% (2% … 2%) |"
     ) in render(_document(row))
 

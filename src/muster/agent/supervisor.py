@@ -42,7 +42,10 @@ _LEAST_TICK_S: Final = 0.05
 _DRAIN_MARGIN_S: Final = 12.0
 # At the end the leader has this long to hear of a death.
 _LAST_WORDS_S: Final = 2.0
-_LAST_WORDS_STEP_S: Final = 0.05
+# So long the next runtime waits for the leader to hear of the last one's end. With a session that
+# takes some milliseconds; without a leader work should not wait for one.
+_NEWS_FIRST_S: Final = 1.0
+_TOLD_STEP_S: Final = 0.01
 
 
 class Supervisor:
@@ -133,8 +136,11 @@ class Supervisor:
                 return code if code > 0 else 0
             self._bury(code)
             if after is Next.LAST_WORDS:
-                await self._last_words()
+                await self._until_told(_LAST_WORDS_S)
                 return 1
+            # A leader that meets the next runtime first takes this one's tasks back, and can charge
+            # nobody with the death: it does not know what had begun.
+            await self._until_told(_NEWS_FIRST_S)
             pause_s = self._core.pause_ms(_now_ms(), random.random()) / 1000  # noqa: S311
             if pause_s:
                 with contextlib.suppress(TimeoutError):
@@ -145,8 +151,12 @@ class Supervisor:
 
     def _bury(self, code: int) -> None:
         """Ends what the dead runtime left, and keeps the news for the leader."""
-        death = self._core.death(code, read_slot_table(self._table))
+        view = read_slot_table(self._table)
+        death = self._core.death(code, view)
         kill_all_descendants()
+        if view is not None:
+            # One that lived for less than a tick was never looked at.
+            self._learn_leader(view)
         self._journal.error(
             "the runtime died",
             why=death.why,
@@ -157,11 +167,18 @@ class Supervisor:
             self._speech.died(*death)
             self._session.wake()
 
-    async def _last_words(self) -> None:
-        for _ in range(int(_LAST_WORDS_S / _LAST_WORDS_STEP_S)):
+    async def _until_told(self, seconds: float) -> None:
+        """Waits until a leader has confirmed every death, `seconds` at most."""
+        for _ in range(int(seconds / _TOLD_STEP_S)):
             if self._speech is None or not self._speech.undelivered:
                 return
-            await asyncio.sleep(_LAST_WORDS_STEP_S)
+            await asyncio.sleep(_TOLD_STEP_S)
+
+    def _learn_leader(self, view: TableView) -> None:
+        from muster.agent.peers import Endpoints  # noqa: PLC0415  loaded with the session
+
+        if view.leader and self._peers is not None:
+            self._peers.update(Endpoints(leader=view.leader))
 
     # --- signals, time, the leader ----------------------------------------------------------
 
@@ -196,11 +213,8 @@ class Supervisor:
 
     def _look_at(self, view: TableView) -> float:
         """Seconds until it must step in for the runtime; when that is past, it does."""
-        from muster.agent.peers import Endpoints  # noqa: PLC0415  loaded with the session
-
         why = self._core.look(view, _now_ms())
-        if view.leader and self._peers is not None:
-            self._peers.update(Endpoints(leader=view.leader))
+        self._learn_leader(view)
         if why:
             self._kill(why)
         if why or not view.stop_deadline_ms:

@@ -71,10 +71,10 @@ def gather(
 ) -> Op[None]:
     """Until `waiting` is empty: takes ended tasks out of it and hands them to `on_results`.
 
-    `on_results` may add to `waiting`. A stream that breaks off is taken up again until nothing
-    has come for `settings.retry_for_s`.
+    `on_results` may add to `waiting`. A stream that breaks off is taken up again, until streams
+    have broken off for `settings.retry_for_s` without a result between them.
     """
-    news_s = settings.clock()
+    broken_s: float | None = None
     tries = 0
     while waiting:
         asked = set(islice(waiting, MAX_BATCH_TASKS))
@@ -103,7 +103,7 @@ def gather(
                 why = last.error.message if last.error is not None else ""
             if ended:
                 asked.difference_update([r.id for r in ended])
-                news_s, tries = settings.clock(), 0
+                broken_s, tries = None, 0
                 yield from on_results(ended)
                 unheard = len(waiting) - len(asked)
                 if last is None and len(asked) < min(unheard, MAX_BATCH_TASKS // 2):
@@ -116,11 +116,12 @@ def gather(
                 waiting.pop(ident, None)
                 waiting[ident] = None
         if not why:
-            # That nothing has ended yet is news, too.
-            news_s, tries = settings.clock(), 0
+            # That nothing has ended yet is an answer, too.
+            broken_s, tries = None, 0
             continue
         tries += 1
-        if settings.clock() - news_s > settings.retry_for_s:
+        broken_s = settings.clock() if broken_s is None else broken_s
+        if settings.clock() - broken_s > settings.retry_for_s:
             raise Unreachable(why)
         yield Pause(settings.delay_s(tries))
 

@@ -158,6 +158,22 @@ def test_streams_that_break_off_for_long_are_told() -> None:
     assert 20 < world.now_s - 1_000 < 40
 
 
+def test_one_break_after_a_long_silence_is_no_end() -> None:
+    world = World()
+    breaks = 0
+
+    def slow(step: Send) -> Reply:
+        nonlocal breaks
+        breaks += 1
+        world.now_s += 29.0 if breaks == 1 else 0.0
+        world.pieces = iter([LOST] if breaks < 4 else [b'{"id":"a","state":"SUCCEEDED"}\n', None])
+        return Reply(200, {})
+
+    world.answers = [slow]
+    world.run(gathering.results(world.settings(retry_for_s=5.0), ["a"], None))
+    assert len(world.emitted) == 1
+
+
 def test_an_error_within_the_results_is_a_break() -> None:
     world = World([Reply(200, {})])
     told = b'{"open":["a"],"error":{"kind":"unavailable","message":"storage is away"}}\n'
@@ -207,15 +223,21 @@ def test_what_is_no_task_any_more_is_a_result_of_its_own() -> None:
 def test_more_ids_than_a_request_takes_are_all_heard_of_past_slow_ones() -> None:
     ids = [f"t{n}" for n in range(25_000)]
     cluster = Cluster()
-    # The first 6,000 never end.
-    cluster.open = {ident: n for n, ident in enumerate(ids) if n >= 6_000}
+    # The first 12,000 end only when all others have been heard of.
+    slow = {ident: n for n, ident in enumerate(ids) if n < 12_000}
+    cluster.open = {ident: n for n, ident in enumerate(ids) if n >= 12_000}
     op = gathering.results(cluster.settings(), ids, None)
     answer: Any = None
     for _ in range(500_000):
-        answer = cluster._perform(op.send(answer))
-        if len(cluster.emitted) == 19_000:
+        try:
+            answer = cluster._perform(op.send(answer))
+        except StopIteration:
             break
-    assert len({r.id for r in cluster.emitted}) == 19_000
+        if len(cluster.emitted) == 13_000:
+            cluster.open |= slow
+            slow = {}
+    assert {r.id for r in cluster.emitted} == set(ids)
+    assert len(cluster.emitted) == 25_000
     assert all(
         len(json.loads(s.request.content)["ids"]) <= 10_000  # type: ignore[arg-type]
         for s in cluster.sent

@@ -240,6 +240,20 @@ def test_a_task_that_a_gateway_created_too_keeps_the_moment_of_its_creation() ->
     assert bench.stored[task.id].created_clock_ms == created_ms
 
 
+def test_deadlines_count_from_the_moment_of_creation_that_storage_has() -> None:
+    bench = Bench()
+    task = bench.admit(start_deadline_ms=5_000)
+    (write,) = bench.drain()
+    bench.stored[task.id] = TaskStatus(created_clock_ms=bench.now.clock_ms + 2_000)
+    bench.answer([write], Verdict.STALE)
+    bench.wait(6_900)
+    tasks.due(bench.state, bench.now)
+    assert task.status.state is TaskState.PENDING
+    bench.wait(100)
+    tasks.due(bench.state, bench.now)
+    assert task.status.why == "it had to be started by now (waited 5000 ms)"
+
+
 def test_a_task_that_a_gateway_had_created_meanwhile_is_looked_up(bench: Bench) -> None:
     task = bench.admit()
     (write,) = bench.drain()

@@ -269,6 +269,9 @@ def due(state: ClusterState, now: Now) -> None:
                 _wish(state, task, Wish.TIME_OUT)
         elif moment is Moment.START and _has_started(task):
             continue
+        elif now.clock_ms < task.status.created_clock_ms + _counted_ms(task, moment):
+            # Storage has another moment of its creation; that one's deadline is still to come.
+            continue
         elif pending:
             state.unqueue(task)
             why = f"{moment.value} (waited {now.clock_ms - task.status.created_clock_ms} ms)"
@@ -277,6 +280,12 @@ def due(state: ClusterState, now: Now) -> None:
             )
         else:
             _wish(state, task, Wish.TIME_OUT)
+
+
+def _counted_ms(task: OpenTask, moment: Moment) -> int:
+    """How long after its creation the moment comes."""
+    spec = task.spec
+    return spec.start_deadline_ms if moment is Moment.START else spec.total_deadline_ms
 
 
 def _has_started(task: OpenTask) -> bool:
@@ -297,6 +306,7 @@ def written(
         if standing.created_clock_ms != task.status.created_clock_ms:
             # A gateway has created it, too, and was first.
             task.status = replace(task.status, created_clock_ms=standing.created_clock_ms)
+            state.deadlines.add_created(task)
     if verdict is not Verdict.OK:
         _disown(state, task, write, verdict)
         return

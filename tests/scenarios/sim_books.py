@@ -21,6 +21,8 @@ Key = tuple[TaskId, int]
 
 # The cluster's clock at the start of a run.
 CLOCK_MS = 10_000
+# Confirmations that overtake each other move a leader's idea of it by about as much.
+CLOCK_JUMPS_MS = 2_000
 
 # One write may carry several decisions; more than this many attempts in one is a runaway.
 _MOST_ATTEMPTS_AT_ONCE = 4
@@ -190,7 +192,10 @@ class Books:
             # The clock may stand still between a task's creation and its leader's next word.
             by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
             waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
-            late = any(0 < d <= waited_ms for d in (spec.total_deadline_ms, spec.start_deadline_ms))
+            late = any(
+                0 < d <= waited_ms + CLOCK_JUMPS_MS
+                for d in (spec.total_deadline_ms, spec.start_deadline_ms)
+            )
             if not late and not (is_last and spec.timeout_ms > 0):
                 self._fail(12, f"{name} is TIMED_OUT after {waited_ms} ms")
         if spec.id in self.cancelled and state not in (TaskState.CANCELLED, TaskState.SUCCEEDED):

@@ -123,11 +123,14 @@ def _facts(options: argparse.Namespace, runs: Sequence[Run]) -> Mapping[str, Any
     versions["Python"] = platform.python_version()
     versions["Redis"] = _version_of(find_redis(os.environ))
     versions["etcd"] = _version_of(find_etcd(os.environ))
+    # What was done in parts was done at different times, perhaps by different versions.
+    parts = ", in parts," if options.results else ""
     return {
         "machine": machine,
         "versions": versions,
         "agents": options.agents,
         "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}",
+        "parts": parts,
     }
 
 

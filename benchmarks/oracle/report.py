@@ -136,9 +136,9 @@ def _failures(by_fault: Mapping[str, Sequence[Run]]) -> list[str]:
 def _setting(facts: Mapping[str, Any]) -> str:
     machine, versions = facts["machine"], facts["versions"]
     return (
-        f"Printed by `{facts['command']}` on {machine['cores']} × {machine['cpu']}, "
-        f"{machine['memory_gib']} GiB, Linux {machine['kernel']}, {machine['file_system']} "
-        f"(fdatasync {machine['fsync_ms']} ms); "
+        f"Printed by `{facts['command']}`{facts['parts']} on "
+        f"{machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms); "
         + ", ".join(f"{name} {value}" for name, value in versions.items())
         + ". Times depend on what else the machine does."
     )

@@ -256,7 +256,7 @@ def test_the_page_shows_what_did_not_hold() -> None:
     machine = dict.fromkeys(
         ("cores", "cpu", "memory_gib", "kernel", "file_system", "fsync_ms"), "x"
     )
-    facts = {"machine": machine, "versions": {}, "agents": 3, "command": "c"}
+    facts = {"machine": machine, "versions": {}, "agents": 3, "command": "c", "parts": ""}
     page = markdown([Run("5", 1, tasks=7, lost=1, violations=["a is lost"])], facts)
     row = next(line for line in page.splitlines() if line.startswith("| 5 |"))
     assert row.count("|") == page.splitlines()[8].count("|")

@@ -138,7 +138,8 @@ def _setting(facts: Mapping[str, Any]) -> str:
     return (
         f"Printed by `{facts['command']}`{facts['parts']} on "
         f"{machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}, {machine['file_system']} (fdatasync {machine['fsync_ms']} ms); "
+        f"Linux {machine['kernel']}, {machine['file_system']} "
+        f"(fdatasync {machine['fsync_ms']} ms); "
         + ", ".join(f"{name} {value}" for name, value in versions.items())
         + ". Times depend on what else the machine does."
     )

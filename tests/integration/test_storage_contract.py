@@ -324,13 +324,15 @@ async def test_progress_of_the_attempt_under_way_is_kept_and_announced(store: St
         tenant=TENANT,
         task_id=ident(1),
         attempt=1,
+        # As agents send it: unknown.
+        fraction=-1,
         partial_json=b'"x"',
     )
     assert await store.tasks.publish(0, notices([progress(1, 1, 0.5), partial])) == 2
     assert (await stored(store, 1)).progress == task_pb2.TaskProgress(fraction=0.5, at_ms=NOW_MS)
     assert [(e.fraction, e.partial_json) for e in await events_of(store, last)] == [
         (0.5, b""),
-        (0.0, b'"x"'),
+        (-1.0, b'"x"'),
     ]
 
 

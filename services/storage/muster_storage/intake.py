@@ -209,8 +209,8 @@ def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]
             names.check(parse_tenant_id, event.tenant)
             parse_task_id(event.task_id)
             at_ms = event.at_ms or now_ms
-            # A partial output alone says nothing about progress.
-            if event.fraction or event.note or not event.partial_json:
+            # A partial output alone says nothing about progress: its fraction is unknown, or unset.
+            if event.fraction > 0 or event.note or not event.partial_json:
                 progress = task_pb2.TaskProgress(
                     fraction=event.fraction, note=event.note, at_ms=at_ms
                 ).SerializeToString()

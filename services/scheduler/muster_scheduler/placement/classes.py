@@ -207,6 +207,8 @@ class TaskBatch:
     priority    int32 [N], 0 to 100, higher is more urgent
     estimate_s  float64 [N], expected run time, seconds, ≥ 0
     response_s  float64 [N, M] where the response time differs by agent (t_ij), else None
+    demand_by_agent  int64 [N, M, K] over the snapshot's columns where the demand differs by agent
+                     (r_ijk), else None: the class's demand on every agent
     """
 
     classes: ClassTable
@@ -214,6 +216,7 @@ class TaskBatch:
     priority: NDArray[np.int32]
     estimate_s: FloatArray
     response_s: FloatArray | None = None
+    demand_by_agent: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.class_id)

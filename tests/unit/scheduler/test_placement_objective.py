@@ -19,6 +19,7 @@ from muster_scheduler.placement import (
     TaskClass,
     evaluate,
 )
+from muster_scheduler.placement.objective import loads
 
 
 def close(value: float, expected: float, rel: float = 1e-12, floor: float = 0.0) -> bool:
@@ -104,6 +105,54 @@ def test_response_times_may_differ_by_agent() -> None:
     assert close(score.J, 11 / 3)
     spread = evaluate(table.view(), tasks, rows(1, 0), Policy())
     assert (spread.T, spread.makespan) == (5.0, 3.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    agents=st.integers(1, 8),
+    capacity=st.integers(1, 10**9),
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(0, 25),
+)
+def test_demands_and_times_by_agent_give_the_articles_formulas(
+    agents: int, capacity: int, seed: int, count: int
+) -> None:
+    """As above with the article's r_ij and t_ij, and with tasks that have no place."""
+    rng = np.random.default_rng(seed)
+    table = cluster(*[{"cpu": capacity}] * agents)
+    view = table.view()
+    times = rng.uniform(0.001, 1e4, (count, agents))
+    demands = np.zeros((count, agents, len(view.names)), np.int64)
+    demands[:, :, 0] = rng.integers(1, capacity + 1, (count, agents))
+    assignment = rng.integers(-1, agents, count).astype(np.int32)
+    tasks = replace(batch([{}] * count), response_s=times, demand_by_agent=demands)
+    score = evaluate(view, tasks, assignment, Policy())
+    pairs = [(i, j) for i, j in enumerate(assignment.tolist()) if j >= 0]
+    on = [[i for i, j in pairs if j == agent] for agent in range(agents)]
+    shares = [sum(int(demands[i, j, 0]) for i in on[j]) / capacity for j in range(agents)]
+    mean = math.fsum(shares) / agents
+    total = math.fsum(times[i, j] for i, j in pairs)
+    utilisation = sum(int(demands[i, j, 0]) for i, j in pairs) / (agents * capacity)
+    imbalance = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / agents)
+    left = sum(int(demands[i, :, 0].min()) for i in range(count) if assignment[i] < 0)
+    unplaced = left / (agents * capacity)
+    assert close(score.T, total)
+    assert close(score.U, utilisation)
+    assert close(score.B, imbalance, floor=1e-12)
+    assert close(score.makespan, max(math.fsum(times[i, j] for i in on[j]) for j in range(agents)))
+    assert close(score.unplaced, unplaced)
+    reference = math.fsum(times.min(axis=1).tolist())
+    expected = 0.4 * (total / reference if count else 0.0) + 0.3 * (1 - utilisation)
+    assert close(score.J, expected + 0.3 * imbalance + 10 * unplaced)
+    assert np.allclose(loads(view, tasks, assignment), shares, rtol=1e-12, atol=0)
+
+
+def test_loads_count_what_runs_and_are_0_where_no_agent_is() -> None:
+    table = cluster({"cpu": 10, "memory": 100}, {"cpu": 30}, {"cpu": 5})
+    table.remove("a2")
+    table.take(0, table.demand_row(ResourceVector.of({"memory": 80})))
+    tasks = batch([{"cpu": 5}, {"cpu": 15}, {"cpu": 20}])
+    assert loads(table.view(), tasks, rows(0, 1, -1)).tolist() == [0.8, 0.5, 0.0]
 
 
 def test_nothing_at_all_has_a_score() -> None:

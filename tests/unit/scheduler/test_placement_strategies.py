@@ -375,21 +375,3 @@ def test_a_frozen_snapshot_gives_the_same_plan_after_the_table_moved_on() -> Non
         0,
     )
     assert plan.assignment.tolist() == expected
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"w_t": -0.1},
-        {"w_b": float("nan")},
-        {"w_t": 0.0, "w_u": 0.0, "w_b": 0.0},
-        {"penalty": float("inf")},
-        {"objective": "cost"},
-        {"bounds": {"X": 1.0}},
-        {"bounds": {"B": float("nan")}},
-        {"budget_s": 0.0},
-    ],
-)
-def test_a_policy_that_means_nothing_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(InvalidInput, match="policy"):
-        Policy(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,205 @@
+"""What a leader holds of all this: outcomes in, predicted times out, and when to train again.
+
+Nothing here takes longer than some milliseconds. Between two trainings each outcome corrects its
+agent at once, so a machine that has become slow is seen after a few attempts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from muster_scheduler.learning.attempts import AgentFeatures, Attempt, History, TaskFeatures
+from muster_scheduler.learning.effects import pair_key
+from muster_scheduler.learning.estimates import Quantiles, declared
+from muster_scheduler.learning.evaluation import UNKNOWN_S
+from muster_scheduler.learning.model import RuntimeModel, agent_columns
+from muster_scheduler.learning.ridge import MIN_ATTEMPTS
+from muster_scheduler.learning.training import MIN_BOOSTED, NEWEST_SHARE, Training, fit_ridge
+from muster_scheduler.placement.snapshot import BoolArray, FloatArray
+
+# Attempts between two trainings: half as many again as the last one knew, within these.
+_MIN_BETWEEN, _MAX_BETWEEN = 200, 2000
+# An agent with fewer attempts of a skill is taken to be as fast as the fastest known.
+_TRIED = 2
+# Corrections since training: imagined attempts at 0, and attempts after which old ones fade.
+_CORRECTION_DOUBT = 2.0
+_CORRECTION_MEMORY = 20
+# One measurement may not move an agent further than this many log seconds (a factor of 20).
+_MAX_SURPRISE = 3.0
+
+
+class _Correction:
+    __slots__ = ("count", "mean")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+
+    def add(self, surprise: float) -> None:
+        self.count += 1
+        self.mean += (surprise - self.mean) / min(self.count, _CORRECTION_MEMORY)
+
+    @property
+    def effect(self) -> float:
+        count = min(self.count, _CORRECTION_MEMORY)
+        return self.mean * count / (count + _CORRECTION_DOUBT)
+
+
+class _SkillRow:
+    """Of one skill, over the agents: what the model says, what came since, how often tried."""
+
+    __slots__ = ("correction", "effect", "tried")
+
+    def __init__(self, effect: FloatArray, correction: FloatArray, tried: FloatArray) -> None:
+        self.effect, self.correction, self.tried = effect, correction, tried
+
+
+class Foresight:
+    """Predictions for a set of agents that changes now and then."""
+
+    def __init__(self, *, explores: bool = True) -> None:
+        """`explores`: agents hardly tried count as fast, so that they are tried."""
+        self.history = History()
+        self.model: RuntimeModel | None = None
+        self._explores = explores
+        self._agents: tuple[AgentFeatures, ...] = ()
+        self._row_of: dict[str, int] = {}
+        self._columns = agent_columns(())
+        self._rows: dict[str, _SkillRow] = {}
+        self._corrections: dict[str, _Correction] = {}
+        self._train_at = MIN_BOOSTED
+        self._refit_at = MIN_ATTEMPTS + 2
+
+    def set_agents(self, agents: Sequence[AgentFeatures]) -> None:
+        """The agents that `response_s` is about, in its column order; when they have changed."""
+        self._agents = tuple(agents)
+        self._row_of = {agent.agent_id: row for row, agent in enumerate(self._agents)}
+        self._columns = agent_columns(self._agents)
+        self._rows.clear()
+
+    def observe(self, attempts: Sequence[Attempt]) -> None:
+        """Takes in attempts that succeeded, in the order of their ends."""
+        self.history.add(attempts)
+        self._correct(attempts)
+        seen = self.history.seen
+        if seen < MIN_BOOSTED and seen >= self._refit_at:
+            self._refit_at = math.ceil(seen * 1.25)
+            self._refit()
+
+    def training_due(self) -> bool:
+        """Whether enough has come for `train` to be worth its seconds."""
+        return self.history.seen >= self._train_at
+
+    def training_began(self) -> None:
+        """The next one waits for as much again, whatever comes of this."""
+        seen = self.history.seen
+        self._train_at = seen + min(max(seen // 2, _MIN_BETWEEN), _MAX_BETWEEN)
+
+    def install(self, training: Training) -> bool:
+        """Whether there was a model to install."""
+        if training.model is None:
+            return False
+        self._use(training.model)
+        return True
+
+    def response_s(self, tasks: Sequence[TaskFeatures], load: FloatArray | None) -> FloatArray:
+        """t_ij, float64 [N, M]: predicted run times on the agents of `set_agents`.
+
+        `load` float64 [M], dominant shares in use now; None: as the agents' features say.
+        """
+        fallback = np.array([task.declared_s or UNKNOWN_S for task in tasks])
+        times = np.repeat(fallback[:, None], len(self._agents), axis=1)
+        model = self.model
+        if model is None or not len(self._agents):
+            return times
+        trusted = [row for row, task in enumerate(tasks) if model.is_trusted(task.skill)]
+        if not trusted:
+            return times
+        if load is not None:
+            self._columns[:, 0] = load
+        asked = [tasks[row] for row in trusted]
+        rows = {skill: self._row(model, skill) for skill in {task.skill for task in asked}}
+        log_s = model.medians(
+            asked, self._columns, {skill: row.effect for skill, row in rows.items()}
+        )
+        corrections = {skill: self._applied(row) for skill, row in rows.items()}
+        log_s += np.array([corrections[task.skill] for task in asked])
+        times[trusted] = np.exp(log_s)
+        return times
+
+    def quantiles(self, task: TaskFeatures, agent: AgentFeatures) -> Quantiles:
+        """Of the run time on one agent, without the optimism of exploring."""
+        model = self.model
+        if model is None or not model.is_trusted(task.skill):
+            return declared(task.declared_s or UNKNOWN_S)
+        log_s = model.of_attempts([Attempt(task, agent, 1.0)])[:, 0]
+        correction = self._corrections.get(pair_key(task.skill, agent.agent_id))
+        if correction is not None:
+            log_s = log_s + correction.effect
+        return Quantiles(tuple(np.exp(log_s).tolist()), "learned")
+
+    def _correct(self, attempts: Sequence[Attempt]) -> None:
+        model = self.model
+        if model is None:
+            return
+        known = [a for a in attempts if a.task.skill in model.linear.lines]
+        if not known:
+            return
+        surprises = np.log([a.run_s for a in known]) - model.medians_of(known)
+        surprises = surprises.clip(-_MAX_SURPRISE, _MAX_SURPRISE)
+        for attempt, surprise in zip(known, surprises.tolist(), strict=True):
+            key = pair_key(attempt.task.skill, attempt.agent.agent_id)
+            correction = self._corrections.setdefault(key, _Correction())
+            correction.add(surprise)
+            row, at = self._rows.get(attempt.task.skill), self._row_of.get(attempt.agent.agent_id)
+            if row is not None and at is not None:
+                row.correction[at] = correction.effect
+                row.tried[at] += 1
+
+    def _refit(self) -> None:
+        """The linear part alone, while attempts are few: an online model of some milliseconds."""
+        window = self.history.window()
+        cut = len(window) - max(1, round(len(window) * NEWEST_SHARE))
+        if cut >= MIN_ATTEMPTS:
+            version = 1 if self.model is None else self.model.version + 1
+            self._use(fit_ridge(window[:cut], window[cut:], version))
+
+    def _use(self, model: RuntimeModel) -> None:
+        self.model = model
+        self._rows.clear()
+        self._corrections.clear()
+        # What the model was judged on and what came since is news to it.
+        window = self.history.window()
+        self._correct(window[min(model.trained, len(window)) :])
+
+    def _row(self, model: RuntimeModel, skill: str) -> _SkillRow:
+        row = self._rows.get(skill)
+        if row is None:
+            keys = [pair_key(skill, agent.agent_id) for agent in self._agents]
+            found = [self._corrections.get(key) for key in keys]
+            counts = model.linear.effects.counts
+            tried = [
+                counts.get(key, 0) + (0 if c is None else c.count)
+                for key, c in zip(keys, found, strict=True)
+            ]
+            row = self._rows[skill] = _SkillRow(
+                model.linear.effects.row(skill, self._agents),
+                np.array([0.0 if c is None else c.effect for c in found]),
+                np.array(tried, np.float64),
+            )
+        return row
+
+    def _applied(self, row: _SkillRow) -> FloatArray:
+        """What is added to the model's log seconds, per agent."""
+        if not self._explores:
+            return row.correction
+        new: BoolArray = row.tried < _TRIED
+        if not new.any() or new.all():
+            return row.correction
+        total = row.effect + row.correction
+        fastest = total[~new].min()
+        applied: FloatArray = np.where(new, np.minimum(fastest, total) - row.effect, row.correction)
+        return applied

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.domain.errors import InvalidInput
+from muster_scheduler.placement.devices import Devices
 
 DEFAULT_STRATEGY = "worst_fit"
 # The article names no budget; a tenth of a second is the longest that a leader's loop may miss.
@@ -109,6 +110,7 @@ class Plan:
     assignment   int32 [N], agent rows, -1 unplaced
     reasons      by index of each unplaced task among the first `considered`; worked out when a
                  value is first asked for, from the agents as they are then
+    devices      indices by resource name, of each placed task that asks for devices, by its index
     considered   tasks looked at before `stop`; the rest are -1 without a reason
     T, U, B, J   as in `objective`, NaN unless the policy asks for them
     lower_bound  of the policy's objective, where the strategy knows one
@@ -123,3 +125,4 @@ class Plan:
     B: float = math.nan
     J: float = math.nan
     lower_bound: float | None = None
+    devices: Mapping[int, Devices] = field(default_factory=dict)

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.domain.errors import InvalidInput, NotFound
-from muster.domain.resources import ResourceVector
+from muster.domain.resources import ResourceKind, ResourceVector, kind_of
+from muster_scheduler.placement.devices import (
+    NO_DEVICES,
+    DeviceGrid,
+    Devices,
+    check_amount,
+    pick_devices,
+)
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -80,6 +87,9 @@ class Snapshot:
     health     float64 [M], 0 (worst) to 1
     agent_ids, skills, labels, why_not   per row; `why_not` says why a row is not placeable
     rows       row by agent id
+    device_free  int64 [M, D] by column of a device resource: thousandths free on each device of a
+               row (see `devices`). Work whose devices are not known counts in `free` alone, so a
+               demand on devices must fit in both
     version    the changes that `log` counted when the view was taken, as `layout` its layouts;
                `log` is None when frozen
     """
@@ -100,6 +110,7 @@ class Snapshot:
     rows: Mapping[str, int]
     version: int
     layout: int
+    device_free: Mapping[int, IntArray] = field(default_factory=dict)
     log: ChangeLog | None = field(default=None, repr=False)
 
     @property
@@ -132,6 +143,7 @@ class Snapshot:
             rows=dict(self.rows),
             version=self.version,
             layout=self.layout,
+            device_free={k: free.copy() for k, free in self.device_free.items()},
         )
 
 
@@ -168,6 +180,7 @@ class AgentTable:
         self._why_not: list[str] = []
         self._rows: dict[str, int] = {}
         self._empty_rows: list[int] = []
+        self._devices: dict[int, DeviceGrid] = {}
         self._log = ChangeLog()
         self._view: Snapshot | None = None
         # What was taken and given back since the arrays were brought up to date, by row and
@@ -193,9 +206,11 @@ class AgentTable:
         """Add the agent, or replace what is known of it; what it uses stays. Returns its row.
 
         `why_not` is shown to people while `placeable` is False. Raises InvalidInput for a health
-        outside 0 to 1 and at MAX_COLUMNS distinct resource names; nothing is changed then.
+        outside 0 to 1, more than MAX_DEVICES devices of a resource, and at MAX_COLUMNS distinct
+        resource names; nothing is changed then.
         """
         _check_health(agent_id, health)
+        _check_devices(capacity)
         self._intern_all(capacity)
         self._settle()
         row = self._rows.get(agent_id)
@@ -207,6 +222,9 @@ class AgentTable:
             amounts[self._columns[name]] = amount
         self._free[:, row] = amounts - self._used[:, row]
         self._divisor[:, row] = np.maximum(amounts, 1)
+        for column, grid in self._devices.items():
+            if grid.set_amount(row, int(amounts[column])):
+                self._relay()
         self._health[row] = health
         if self._skills[row] != skills or self._labels[row] != labels:
             self._skills[row] = skills
@@ -227,6 +245,8 @@ class AgentTable:
         for amounts in (self._capacity, self._used, self._free):
             amounts[:, row] = 0
         self._divisor[:, row] = 1.0
+        for grid in self._devices.values():
+            grid.clear(row)
         self._alive[row] = self._placeable[row] = False
         self._health[row] = 1.0
         self._agent_ids[row] = self._why_not[row] = ""
@@ -266,19 +286,42 @@ class AgentTable:
             amounts[self._columns[name]] = amount
         return amounts
 
-    def take(self, row: int, demand_row: IntArray) -> None:
+    def take(self, row: int, demand_row: IntArray, devices: Devices = NO_DEVICES) -> None:
         """Charge a placed task to its agent; never refuses, for the placement already happened.
 
-        A leader that reconciles meets agents which hold more than their capacity.
+        A leader that reconciles meets agents which hold more than their capacity. Without
+        `devices` a demand on some is counted in the amounts alone.
         """
         assert row >= 0, "an unplaced task takes nothing"
         assert self._agent_ids[row], "a task was charged to a row without an agent"
         self._add(row, demand_row, 1)
+        if devices:
+            self._add_devices(row, demand_row, devices, -1)
 
-    def give_back(self, row: int, demand_row: IntArray) -> None:
-        """The opposite of `take`, once per taken task and with the same demand."""
+    def give_back(self, row: int, demand_row: IntArray, devices: Devices = NO_DEVICES) -> None:
+        """The opposite of `take`, once per taken task, with the same demand and devices."""
         assert row >= 0, "an unplaced task gives nothing back"
         self._add(row, demand_row, -1)
+        if devices:
+            self._add_devices(row, demand_row, devices, 1)
+
+    def devices_for(self, row: int, demand_row: IntArray) -> Devices:
+        """The devices that a task is best given of what is free on the row now.
+
+        A resource of which the row has not enough is left out: its amount alone will count.
+        """
+        found = {}
+        for column, grid in self._devices.items():
+            amount = int(demand_row[column]) if column < demand_row.shape[0] else 0
+            indices = pick_devices(grid.free[row].tolist(), amount) if amount else None
+            if indices is not None:
+                found[self._names[column]] = indices
+        return found
+
+    def _add_devices(self, row: int, demand_row: IntArray, devices: Devices, sign: int) -> None:
+        for name, indices in devices.items():
+            column = self._columns[name]
+            self._devices[column].add(row, indices, int(demand_row[column]), sign)
 
     def _add(self, row: int, demand_row: IntArray, count: int) -> None:
         due = self._due.get((row, id(demand_row)))
@@ -326,6 +369,7 @@ class AgentTable:
             rows=self._rows,
             version=self._log.version,
             layout=self._log.layout,
+            device_free={k: grid.free[:rows] for k, grid in self._devices.items()},
             log=self._log,
         )
         return view
@@ -366,11 +410,17 @@ class AgentTable:
             limit = f"a cluster has at most {MAX_COLUMNS} distinct resource names"
             raise InvalidInput("capacity", fresh[0], limit)
         for name in fresh:
+            if kind_of(name) is ResourceKind.DEVICE:
+                self._devices[len(self._columns)] = DeviceGrid(self._alive.shape[0])
             self._columns[name] = len(self._columns)
         self._names += tuple(fresh)
         allocated = self._capacity.shape[0]
         if wanted > allocated:
             self._resize(min(max(wanted, 2 * allocated), MAX_COLUMNS), self._alive.shape[0])
+        self._relay()
+
+    def _relay(self) -> None:
+        """Arrays were replaced or got columns."""
         self._log.layout += 1
         self._view = None
 
@@ -384,6 +434,8 @@ class AgentTable:
             self._alive = np.append(self._alive, np.zeros(rows - old, np.bool_))
             self._placeable = np.append(self._placeable, np.zeros(rows - old, np.bool_))
             self._health = np.append(self._health, np.ones(rows - old, np.float64))
+            for grid in self._devices.values():
+                grid.grow(rows)
 
 
 def _grown(old: NDArray[_Number], columns: int, rows: int, fill: int) -> NDArray[_Number]:
@@ -395,3 +447,9 @@ def _grown(old: NDArray[_Number], columns: int, rows: int, fill: int) -> NDArray
 def _check_health(agent_id: str, health: float) -> None:
     if not 0.0 <= health <= 1.0:
         raise InvalidInput(f"agents.{agent_id}.health", health, "must be from 0 to 1")
+
+
+def _check_devices(capacity: ResourceVector) -> None:
+    for name, amount in capacity.items():
+        if kind_of(name) is ResourceKind.DEVICE:
+            check_amount(name, amount)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from muster_scheduler.placement.classes import Demand
+import numpy as np
+
+from muster_scheduler.placement import fast
+from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.shares import free_share_after, free_shares_after
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
@@ -23,6 +26,9 @@ class BestFit(ConstructiveStrategy):
         self, snapshot: Snapshot, free: IntArray, demand: Demand
     ) -> FloatArray | IntArray:
         return free_shares_after(snapshot, free, demand)
+
+    def fast_pass(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass:
+        return fast.SharePass(snapshot, tasks, np.ones(snapshot.row_count), only_worsens=False)
 
     def row_key(
         self,

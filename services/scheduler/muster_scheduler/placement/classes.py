@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from muster.domain.resources import ResourceVector
 from muster.domain.task import Constraint
+from muster_scheduler.placement.dense import DenseClasses
 from muster_scheduler.placement.snapshot import (
     AgentTable,
     BoolArray,
@@ -65,6 +66,7 @@ class ClassTable:
         self._entries: list[_Entry | None] = []
         self._free_ids: list[int] = []
         self._masks: dict[tuple[str, tuple[Constraint, ...]], _Mask] = {}
+        self.dense = DenseClasses()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -98,6 +100,7 @@ class ClassTable:
             class_id = len(self._entries)
             self._entries.append(entry)
         self._ids[key] = class_id
+        self.dense.add(class_id, (skill, constraints, avoid), demand)
         return class_id
 
     def forget_all_but(self, in_use: Collection[int]) -> int:
@@ -111,6 +114,7 @@ class ClassTable:
             gone = self._entry(class_id).task_class
             del self._ids[(gone.skill, gone.demand, gone.constraints, gone.avoid)]
             self._entries[class_id] = None
+            self.dense.forget(class_id)
             self._free_ids.append(class_id)
         return len(unused)
 
@@ -136,6 +140,10 @@ class ClassTable:
         changed rows only. Room is not looked at.
         """
         task_class = self._entry(class_id).task_class
+        return self.eligible_for(task_class, snapshot)
+
+    def eligible_for(self, task_class: TaskClass, snapshot: Snapshot) -> BoolArray:
+        """As `eligible`, of a class that need not be in the table."""
         bits = self._mask(task_class, snapshot)
         if not task_class.avoid:
             return bits

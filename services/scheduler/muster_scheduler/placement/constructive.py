@@ -6,6 +6,8 @@ row as plain numbers; both must give the same value. The pass then finds for eve
 least (key, row) among those that fit, exactly as if it had looked at all rows for each task, but
 looks at all of them only once per task class: a placement changes one row, so a heap of candidates
 per class, corrected at the rows that were placed on, gives the next least one.
+
+Large batches go through compiled loops instead (`fast.py`), which make the same choices.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import ClassVar
 
@@ -21,7 +23,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from muster_scheduler.placement import fast
 from muster_scheduler.placement.classes import Demand, TaskBatch
+from muster_scheduler.placement.dense import Int32Array
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import Plan, Policy
@@ -34,6 +38,12 @@ _TASKS_PER_STOP = 256
 _FEW_ROWS = 24
 # Candidates kept beyond one per expected task, for those that other classes' tasks spoil.
 _SPARE_CANDIDATES = 8
+# From here on the compiled loops win, once they are loaded (measured: at 1,000 agents they meet
+# the plain pass at about 60 tasks).
+_TASKS_FOR_KERNELS = 64
+# From here on they are worth the wait for loading them. No batch of the leader's loop is so large,
+# so that its first placements never wait.
+_TASKS_FOR_LOADING = 4096
 
 _Entry = tuple[float, int, int]
 # Above every entry, for keys are finite.
@@ -69,6 +79,14 @@ class ConstructiveStrategy(ABC):
         fits, the capacity of what it asks for is above 0.
         """
 
+    def fast_pass(
+        self,
+        snapshot: Snapshot,  # noqa: ARG002
+        tasks: TaskBatch,  # noqa: ARG002
+    ) -> fast.Pass | None:
+        """A pass by compiled loops that chooses as the keys say, where there is one."""
+        return None
+
     def plan(
         self,
         snapshot: Snapshot,
@@ -81,13 +99,24 @@ class ConstructiveStrategy(ABC):
     ) -> Plan:
         """See Strategy; draws nothing from `rng`."""
         assert snapshot.is_current(), "the agent table changed after this view was taken"
-        room = Room(snapshot)
-        class_ids = tasks.class_id.tolist()
-        rows, class_of_unplaced = self._place_all(snapshot, tasks, class_ids, room, stop)
-        considered = len(rows)
-        rows += [-1] * (len(class_ids) - considered)
-        assignment = np.array(rows, np.int32)
-        reasons = LazyReasons(snapshot, tasks.classes, class_of_unplaced, room.array)
+        pass_ = self.fast_pass(snapshot, tasks) if _kernels_serve(tasks) else None
+        free: Callable[[], IntArray]
+        placed: Sequence[int] | Int32Array
+        if pass_ is None:
+            room = Room(snapshot)
+            placed, class_of_unplaced = self._place_all(snapshot, tasks, room, stop)
+            considered, free = len(placed), room.array
+        else:
+            rows = fast.run(pass_, tasks.class_id, stop)
+            considered, free = rows.shape[0], pass_.free
+            unplaced = np.flatnonzero(rows < 0)
+            class_of_unplaced = dict(
+                zip(unplaced.tolist(), tasks.class_id[unplaced].tolist(), strict=True)
+            )
+            placed = rows
+        assignment = np.full(len(tasks), -1, np.int32)
+        assignment[:considered] = placed
+        reasons = LazyReasons(snapshot, tasks.classes, class_of_unplaced, free)
         if not policy.measured:
             return Plan(assignment, reasons, self.name, considered)
         score = evaluate(snapshot, tasks, assignment, policy)
@@ -97,11 +126,11 @@ class ConstructiveStrategy(ABC):
         self,
         snapshot: Snapshot,
         tasks: TaskBatch,
-        class_ids: list[int],
         room: Room,
         stop: Callable[[], bool],
     ) -> tuple[list[int], dict[int, int]]:
         """Rows of the tasks that were considered; class ids of the unplaced ones by index."""
+        class_ids = tasks.class_id.tolist()
         expected = Counter(class_ids)
         pickers: dict[int, _Picker] = {}
         rows: list[int] = []
@@ -126,6 +155,12 @@ class ConstructiveStrategy(ABC):
             else:
                 room.place(row, picker.columns)
         return rows, unplaced
+
+
+def _kernels_serve(tasks: TaskBatch) -> bool:
+    if len(tasks) >= _TASKS_FOR_LOADING:
+        fast.load()
+    return fast.is_loaded() and len(tasks) >= _TASKS_FOR_KERNELS
 
 
 class Room:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from muster_scheduler.placement.classes import Demand
+from muster_scheduler.placement import fast
+from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
 from muster_scheduler.placement.strategy import register
@@ -24,6 +25,9 @@ class FirstFit(ConstructiveStrategy):
         demand: Demand,  # noqa: ARG002
     ) -> FloatArray | IntArray:
         return np.arange(snapshot.row_count, dtype=np.int64)
+
+    def fast_pass(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass:
+        return fast.OrderPass(snapshot, tasks, np.arange(snapshot.row_count))
 
     def row_key(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from muster_scheduler.placement.classes import Demand
+from muster_scheduler.placement import fast
+from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
 from muster_scheduler.placement.strategy import register
@@ -20,6 +21,9 @@ class Greedy(ConstructiveStrategy):
     k runs over cpu, memory and network in base units, c_jk is the agent's total capacity, not
     what is left of it; whether a task fits is decided by what is left. Other resources and slots
     decide only whether it fits. The sums are exact integers. Health does not count.
+
+    Where a task fits, c_jk is at least r_ik, so that the cost is Σ_k c_jk less what the task
+    wants: all tasks rank the agents alike, by their total, and `fast_pass` rests on that.
 
     So it fills the agent that is just large enough before it looks at the next, and sends every
     tiny task to the first of equal agents.
@@ -38,6 +42,10 @@ class Greedy(ConstructiveStrategy):
         for column in _COST_COLUMNS:
             costs += np.abs(snapshot.capacity[:, column] - demand.amounts[column])
         return costs
+
+    def fast_pass(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass:
+        totals = snapshot.capacity[:, _COST_COLUMNS].sum(axis=1)
+        return fast.OrderPass(snapshot, tasks, np.argsort(totals, kind="stable"))
 
     def row_key(
         self,

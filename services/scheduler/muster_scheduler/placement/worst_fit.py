@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from muster_scheduler.placement.classes import Demand
+from muster_scheduler.placement import fast
+from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.shares import free_share_after, free_shares_after
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
@@ -27,6 +28,9 @@ class WorstFit(ConstructiveStrategy):
         keys *= snapshot.health
         keys *= -1.0
         return keys
+
+    def fast_pass(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass:
+        return fast.SharePass(snapshot, tasks, -snapshot.health, only_worsens=True)
 
     def row_key(
         self,

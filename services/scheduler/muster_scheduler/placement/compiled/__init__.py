@@ -1,0 +1,1 @@
+"""Loops that numba compiles; imported only when a strategy first needs them, for numba is heavy."""

@@ -8,7 +8,7 @@ heavy or optional imports them when it plans, not at its top.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from muster_scheduler.placement.classes import ClassTable, Demand, TaskBatch, TaskClass
+from muster_scheduler.placement.classes import ClassTable, Demand, TaskBatch, TaskClass, TaskMix
 from muster_scheduler.placement.explain import explain
 from muster_scheduler.placement.objective import Score, evaluate
 from muster_scheduler.placement.plan import Plan, Policy, Unplaceable
@@ -26,6 +26,7 @@ __all__ = [
     "Strategy",
     "TaskBatch",
     "TaskClass",
+    "TaskMix",
     "Unplaceable",
     "evaluate",
     "explain",

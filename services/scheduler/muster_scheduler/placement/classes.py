@@ -208,6 +208,18 @@ class _Mask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TaskMix:
+    """What kinds of tasks are expected to come: all that a strategy is told of the future.
+
+    class_id  int32 [F], distinct, into the batch's `classes`
+    weight    float64 [F], the relative numbers of tasks, each above 0
+    """
+
+    class_id: NDArray[np.int32]
+    weight: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TaskBatch:
     """N tasks to be placed, in the order in which the constructive strategies take them.
 
@@ -217,6 +229,7 @@ class TaskBatch:
     response_s  float64 [N, M] where the response time differs by agent (t_ij), else None
     demand_by_agent  int64 [N, M, K] over the snapshot's columns where the demand differs by agent
                      (r_ijk), else None: the class's demand on every agent
+    mix         what will come after the batch; None: the like of the batch
     """
 
     classes: ClassTable
@@ -225,6 +238,7 @@ class TaskBatch:
     estimate_s: FloatArray
     response_s: FloatArray | None = None
     demand_by_agent: IntArray | None = None
+    mix: TaskMix | None = None
 
     def __len__(self) -> int:
         return len(self.class_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import numba
+from muster_scheduler.placement.compiled.disk_cache import compiled
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -13,12 +13,12 @@ _F = TypeVar("_F", bound=Callable[..., object])
 def kernel(function: _F) -> _F:
     """Compile at the first call, and keep the code on disk for the next process.
 
+    It runs without the interpreter's lock: a loop beside it keeps answering.
+
     Not `fastmath`: plans must be equal from one machine to the next, and NaN must stay NaN.
     """
-    compiled: _F = numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
-    return compiled
-
-
+    code: _F = compiled(function, error_model="numpy", nogil=True, _nrt=False)
+    return code
 
 
 def inlined(function: _F) -> _F:
@@ -26,5 +26,5 @@ def inlined(function: _F) -> _F:
 
     A problem's fifty arrays and numbers are then looked up once instead of passed at every call.
     """
-    compiled: _F = numba.njit(cache=True, error_model="numpy", forceinline=True, _nrt=False)(function)
-    return compiled
+    code: _F = compiled(function, error_model="numpy", nogil=True, forceinline=True, _nrt=False)
+    return code

@@ -25,6 +25,7 @@ from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
 from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.service import SchedulerService
+from muster_scheduler.warming import warm_kernels
 from muster_scheduler.watching import follow_monitor, follow_registry
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -79,6 +80,7 @@ class Scheduler:
                     group.create_task(election.campaign(self._report), name="campaign"),
                     group.create_task(self._observe(client), name="observe"),
                     group.create_task(self._lead_when_elected(election), name="lead"),
+                    group.create_task(warm_kernels(), name="warm"),
                 ]
                 await stop.wait()
                 # A leader that goes on purpose lets the next one in at once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.shares import free_share_after, free_shares_after
@@ -23,7 +24,7 @@ class BestFit(ConstructiveStrategy):
     only_worsens = False
 
     def scan_keys(
-        self, snapshot: Snapshot, free: IntArray, demand: Demand
+        self, snapshot: Snapshot, free: IntArray, demand: Demand | DemandByRow
     ) -> FloatArray | IntArray:
         return free_shares_after(snapshot, free, demand)
 

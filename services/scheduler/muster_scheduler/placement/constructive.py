@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import ClassVar
 
@@ -24,18 +25,18 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.by_agent import DemandByRow, place_by_agent
 from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.dense import Int32Array
+from muster_scheduler.placement.devices import Devices
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import Plan, Policy
+from muster_scheduler.placement.room import FEW_ROWS, Room
 from muster_scheduler.placement.snapshot import BoolArray, FloatArray, IntArray, Snapshot
 
 # Tasks between two questions to `stop`: under a millisecond of work on a small cluster.
 _TASKS_PER_STOP = 256
-# Up to here a loop over plain numbers beats a dozen array operations (measured: they meet at
-# about 24 rows), which also makes it the number of corrections that are worth a new scan.
-_FEW_ROWS = 24
 # Candidates kept beyond one per expected task, for those that other classes' tasks spoil.
 _SPARE_CANDIDATES = 8
 # From here on the compiled loops win, once they are loaded (measured: at 1,000 agents they meet
@@ -62,7 +63,7 @@ class ConstructiveStrategy(ABC):
 
     @abstractmethod
     def scan_keys(
-        self, snapshot: Snapshot, free: IntArray, demand: Demand
+        self, snapshot: Snapshot, free: IntArray, demand: Demand | DemandByRow
     ) -> FloatArray | IntArray:
         """Keys of all rows [M] given `free` [M, K]; anything finite where the demand does not fit.
 
@@ -99,28 +100,47 @@ class ConstructiveStrategy(ABC):
     ) -> Plan:
         """See Strategy; draws nothing from `rng`."""
         assert snapshot.is_current(), "the agent table changed after this view was taken"
-        pass_ = self.fast_pass(snapshot, tasks) if _kernels_serve(tasks) else None
-        free: Callable[[], IntArray]
+        devices: Mapping[int, Devices] = {}
         placed: Sequence[int] | Int32Array
-        if pass_ is None:
-            room = Room(snapshot)
-            placed, class_of_unplaced = self._place_all(snapshot, tasks, room, stop)
-            considered, free = len(placed), room.array
+        free: Callable[[], IntArray]
+        if tasks.demand_by_agent is not None:
+            placed, left = place_by_agent(snapshot, tasks, self.scan_keys, stop)
+            free = partial(np.asarray, left)
+        elif (pass_ := self._pass_by_kernels(snapshot, tasks)) is not None:
+            placed, free = fast.run(pass_, tasks.class_id, stop), pass_.free
         else:
-            rows = fast.run(pass_, tasks.class_id, stop)
-            considered, free = rows.shape[0], pass_.free
-            unplaced = np.flatnonzero(rows < 0)
-            class_of_unplaced = dict(
-                zip(unplaced.tolist(), tasks.class_id[unplaced].tolist(), strict=True)
-            )
-            placed = rows
+            room = Room(snapshot)
+            placed, devices = self._place_all(snapshot, tasks, room, stop)
+            free = room.array
+        considered = len(placed)
         assignment = np.full(len(tasks), -1, np.int32)
         assignment[:considered] = placed
+        unplaced = np.flatnonzero(assignment[:considered] < 0)
+        class_of_unplaced = dict(
+            zip(unplaced.tolist(), tasks.class_id[unplaced].tolist(), strict=True)
+        )
         reasons = LazyReasons(snapshot, tasks.classes, class_of_unplaced, free)
         if not policy.measured:
-            return Plan(assignment, reasons, self.name, considered)
+            return Plan(assignment, reasons, self.name, considered, devices=devices)
         score = evaluate(snapshot, tasks, assignment, policy)
-        return Plan(assignment, reasons, self.name, considered, score.T, score.U, score.B, score.J)
+        return Plan(
+            assignment,
+            reasons,
+            self.name,
+            considered,
+            score.T,
+            score.U,
+            score.B,
+            score.J,
+            devices=devices,
+        )
+
+    def _pass_by_kernels(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass | None:
+        if len(tasks) < _TASKS_FOR_KERNELS or fast.wants_devices(snapshot, tasks):
+            return None
+        if len(tasks) >= _TASKS_FOR_LOADING:
+            fast.load()
+        return self.fast_pass(snapshot, tasks) if fast.is_loaded() else None
 
     def _place_all(
         self,
@@ -128,13 +148,13 @@ class ConstructiveStrategy(ABC):
         tasks: TaskBatch,
         room: Room,
         stop: Callable[[], bool],
-    ) -> tuple[list[int], dict[int, int]]:
-        """Rows of the tasks that were considered; class ids of the unplaced ones by index."""
+    ) -> tuple[list[int], dict[int, Devices]]:
+        """Rows of the tasks that were considered; devices of the placed ones that want some."""
+        devices: dict[int, Devices] = {}
         class_ids = tasks.class_id.tolist()
         expected = Counter(class_ids)
         pickers: dict[int, _Picker] = {}
         rows: list[int] = []
-        unplaced: dict[int, int] = {}
         for index, class_id in enumerate(class_ids):
             if index and index % _TASKS_PER_STOP == 0 and stop():
                 break
@@ -150,69 +170,11 @@ class ConstructiveStrategy(ABC):
                 pickers[class_id] = picker
             row = picker.pick()
             rows.append(row)
-            if row < 0:
-                unplaced[index] = class_id
-            else:
-                room.place(row, picker.columns)
-        return rows, unplaced
-
-
-def _kernels_serve(tasks: TaskBatch) -> bool:
-    if len(tasks) >= _TASKS_FOR_LOADING:
-        fast.load()
-    return fast.is_loaded() and len(tasks) >= _TASKS_FOR_KERNELS
-
-
-class Room:
-    """What is free on each row while one plan grows; the snapshot itself is not touched.
-
-    Rows are held as plain numbers, because a placement reads and writes a handful of them.
-    """
-
-    __slots__ = ("_array", "_loaded", "_written", "placed", "snapshot", "stamps")
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        # The row of each placement, in order, and how many there were on each row.
-        self.placed: list[int] = []
-        self.stamps: dict[int, int] = {}
-        self._array: IntArray | None = None
-        self._written = 0
-        self._loaded: dict[int, tuple[list[int], list[int], float]] = {}
-        if snapshot.row_count <= _FEW_ROWS:
-            columns = snapshot.free.tolist(), snapshot.capacity.tolist(), snapshot.health.tolist()
-            self._loaded = dict(enumerate(zip(*columns, strict=True)))
-
-    def row(self, row: int) -> tuple[list[int], list[int], float]:
-        """(free, capacity, health) of the row."""
-        found = self._loaded.get(row)
-        if found is None:
-            snapshot = self.snapshot
-            found = (
-                snapshot.free[row].tolist(),
-                snapshot.capacity[row].tolist(),
-                snapshot.health.item(row),
-            )
-            self._loaded[row] = found
-        return found
-
-    def place(self, row: int, columns: tuple[tuple[int, int], ...]) -> None:
-        free = self.row(row)[0]
-        for column, amount in columns:
-            free[column] -= amount
-        self.stamps[row] = self.stamps.get(row, 0) + 1
-        self.placed.append(row)
-
-    def array(self) -> IntArray:
-        """int64 [M, K], free on every row; read only, until the next placement."""
-        if not self.placed:
-            return self.snapshot.free
-        if self._array is None:
-            self._array = self.snapshot.free.copy(order="K")
-        for row in set(self.placed[self._written :]):
-            self._array[row] = self._loaded[row][0]
-        self._written = len(self.placed)
-        return self._array
+            if row >= 0:
+                given = room.place(row, picker.columns)
+                if given:
+                    devices[index] = given
+        return rows, devices
 
 
 class _Picker:
@@ -225,6 +187,7 @@ class _Picker:
     __slots__ = (
         "_asked_at",
         "_demand",
+        "_device_columns",
         "_eligible",
         "_expected",
         "_few",
@@ -249,7 +212,8 @@ class _Picker:
         self._eligible = np.zeros_like(eligible) if demand.missing else eligible
         self._expected = expected
         self.columns = demand.columns
-        self._few = eligible.shape[0] <= _FEW_ROWS
+        self._device_columns = [(k, a) for k, a in demand.columns if k in room.devices]
+        self._few = eligible.shape[0] <= FEW_ROWS
         self._heap: list[_Entry] = []
         self._limit = _NOT_SCANNED
         self._asked_at = 0
@@ -262,7 +226,7 @@ class _Picker:
         room = self._room
         since, self._asked_at = self._asked_at, len(room.placed)
         # So much has changed that most candidates are spoiled, and will be by the next time.
-        crowded = self._asked_at - since > _FEW_ROWS and not self._few
+        crowded = self._asked_at - since > FEW_ROWS and not self._few
         if self._limit is _NOT_SCANNED:
             self._scan(best_only=self._expected == 0)
         elif not self._strategy.only_worsens:
@@ -280,7 +244,7 @@ class _Picker:
                 if stamp == now:
                     return row
                 corrections += 1
-                if corrections > _FEW_ROWS and not self._few:
+                if corrections > FEW_ROWS and not self._few:
                     break
                 key = self._fresh_key(row) if self._strategy.only_worsens else None
                 if key is None:
@@ -297,6 +261,9 @@ class _Picker:
         free, capacity, health = self._room.row(row)
         for column, amount in self.columns:
             if free[column] < amount:
+                return None
+        for column, amount in self._device_columns:
+            if not self._room.devices[column].fits(row, amount):
                 return None
         return self._strategy.row_key(row, free, capacity, health, self._demand)
 
@@ -328,6 +295,8 @@ class _Picker:
         fits = self._eligible.copy()
         for column, amount in self.columns:
             fits &= free[:, column] >= amount
+        for column, amount in self._device_columns:
+            fits &= self._room.devices[column].fitting(amount)
         keys = self._strategy.scan_keys(self._room.snapshot, free, self._demand)
         if best_only:
             self._keep_best(keys, fits)

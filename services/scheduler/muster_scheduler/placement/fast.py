@@ -53,6 +53,16 @@ def is_loaded() -> bool:
     return _kernels is not None
 
 
+def wants_devices(snapshot: Snapshot, tasks: TaskBatch) -> bool:
+    """Whether a task of the batch wants devices that agents offer: these passes know none."""
+    columns = list(snapshot.device_free)
+    if not columns:
+        return False
+    dense = tasks.classes.dense
+    dense.over(snapshot.names)
+    return bool(dense.amounts[np.unique(tasks.class_id)][:, columns].any())
+
+
 class Pass(Protocol):
     """One plan's pass: tasks by class id in, rows or -1 out, in their order."""
 

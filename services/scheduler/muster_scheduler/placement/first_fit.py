@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
@@ -22,7 +23,7 @@ class FirstFit(ConstructiveStrategy):
         self,
         snapshot: Snapshot,
         free: IntArray,  # noqa: ARG002
-        demand: Demand,  # noqa: ARG002
+        demand: Demand | DemandByRow,  # noqa: ARG002
     ) -> FloatArray | IntArray:
         return np.arange(snapshot.row_count, dtype=np.int64)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
@@ -36,7 +37,7 @@ class Greedy(ConstructiveStrategy):
         self,
         snapshot: Snapshot,
         free: IntArray,  # noqa: ARG002
-        demand: Demand,
+        demand: Demand | DemandByRow,
     ) -> FloatArray | IntArray:
         costs = np.zeros(snapshot.row_count, np.int64)
         for column in _COST_COLUMNS:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand
 from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
 
 
-def free_shares_after(snapshot: Snapshot, free: IntArray, demand: Demand) -> FloatArray:
+def free_shares_after(
+    snapshot: Snapshot, free: IntArray, demand: Demand | DemandByRow
+) -> FloatArray:
     """float64 [M], least (free_k - r_k) / c_k over the resources k that the demand asks for.
 
     Only those: an agent whose GPUs are all taken is not full for a task that wants none. 1 for
-    an empty demand; meaningless where the demand does not fit.
+    an empty demand; meaningless where the demand does not fit. Where the demand differs by row,
+    a resource counts on all rows as soon as one is asked for it.
     """
     shares = np.ones(snapshot.row_count)
     for column, amount in demand.columns:

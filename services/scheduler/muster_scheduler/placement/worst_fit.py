@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand, TaskBatch
 from muster_scheduler.placement.constructive import ConstructiveStrategy
 from muster_scheduler.placement.shares import free_share_after, free_shares_after
@@ -22,7 +23,7 @@ class WorstFit(ConstructiveStrategy):
     only_worsens = True
 
     def scan_keys(
-        self, snapshot: Snapshot, free: IntArray, demand: Demand
+        self, snapshot: Snapshot, free: IntArray, demand: Demand | DemandByRow
     ) -> FloatArray | IntArray:
         keys = free_shares_after(snapshot, free, demand)
         keys *= snapshot.health

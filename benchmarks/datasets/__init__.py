@@ -1,0 +1,1 @@
+"""Readers of public data sets; files are given by path."""

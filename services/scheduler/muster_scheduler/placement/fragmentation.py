@@ -1,0 +1,122 @@
+"""Each task to the agent whose free devices stay most useful to the tasks that are expected.
+
+FGD (Weng et al., "Beware of Fragmentation", USENIX ATC'23) counts as fragments what is free on an
+agent and of no use to a type of tasks, in expectation over the types, and places each task where
+that grows least. It looks at devices alone: an agent whose cores run out strands its devices, and
+an agent whose devices run out strands its cores, long before FGD can see it. So the cores (or what
+else is scarcest) that are free beyond what the expected tasks use with the devices that are free
+count too. On clusters without devices the scarcest resource takes their part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.random import Generator
+
+from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.devices import Devices
+from muster_scheduler.placement.explain import LazyReasons
+from muster_scheduler.placement.field import Scene, Taste, sequence_parts
+from muster_scheduler.placement.objective import evaluate
+from muster_scheduler.placement.plan import Plan, Policy
+from muster_scheduler.placement.snapshot import Snapshot
+from muster_scheduler.placement.strategy import register
+
+if TYPE_CHECKING:
+    from muster_scheduler.placement.compiled.fragments import Field, Rows
+
+# Tasks between two questions to `stop`: tens of milliseconds on the largest clusters.
+_TASKS_PER_STOP = 32
+
+# As published: scores are whole hundredths of a sigmoid, which is 40 wide at its middle.
+FGD = Taste(step=40.0)
+# Found by random search on lists that were made from the public one with other shares of tasks.
+BALANCED = Taste(
+    size_power=-1.33,
+    plain_weight=3.0,
+    strand=0.34,
+    lack=0.03,
+    open_row=6.0,
+    open_device=10.0,
+    leftover=15.0,
+    idle_device=-1.7,
+    order=5.0,
+)
+
+
+@register("fragmentation")
+class Fragmentation:
+    """Tasks in order; told of the future only the batch's `mix`, and without it the batch.
+
+    Given a mix, a task's place does not depend on the tasks after it. Ties go to the lower row.
+    Health does not count.
+    """
+
+    name: ClassVar[str] = "fragmentation"
+
+    def __init__(self, taste: Taste = BALANCED) -> None:
+        self._taste = taste
+
+    def plan(
+        self,
+        snapshot: Snapshot,
+        tasks: TaskBatch,
+        policy: Policy,
+        now_s: float,  # noqa: ARG002
+        rng: Generator,  # noqa: ARG002
+        stop: Callable[[], bool],
+        max_steps: int,  # noqa: ARG002
+    ) -> Plan:
+        """See Strategy; draws nothing from `rng`."""
+        assert snapshot.is_current(), "the agent table changed after this view was taken"
+        scene = Scene(snapshot, tasks)
+        return plan_in_order(self.name, scene, scene.field(self._taste), scene.rows(), policy, stop)
+
+
+def plan_in_order(
+    name: str,
+    scene: Scene,
+    field: Field,
+    rows: Rows,
+    policy: Policy,
+    stop: Callable[[], bool],
+) -> Plan:
+    """The batch's tasks in their order over `rows`, which are changed in place."""
+    from muster_scheduler.placement.compiled.fragments import place_all  # noqa: PLC0415 - heavy
+
+    tasks, memo = scene.tasks, scene.memo()
+    assignment = np.full(len(tasks), -1, np.int32)
+    devices: dict[int, Devices] = {}
+    considered = 0
+    for part in sequence_parts(len(tasks), _TASKS_PER_STOP):
+        if part.start and stop():
+            break
+        given = np.zeros((part.stop - part.start, rows.devices.shape[1]), np.bool_)
+        place_all(field, rows, memo, scene.sequence[part], assignment[part], given)
+        devices.update(scene.devices_of(given, part.start))
+        considered = part.stop
+    unplaced = np.flatnonzero(assignment[:considered] < 0).tolist()
+    reasons = LazyReasons(
+        scene.snapshot,
+        tasks.classes,
+        {index: int(tasks.class_id[index]) for index in unplaced},
+        partial(scene.free_after, rows),
+    )
+    score = evaluate(scene.snapshot, tasks, assignment, policy) if policy.measured else None
+    if score is None:
+        return Plan(assignment, reasons, name, considered, devices=devices)
+    return Plan(
+        assignment,
+        reasons,
+        name,
+        considered,
+        T=score.T,
+        U=score.U,
+        B=score.B,
+        J=score.J,
+        devices=devices,
+    )

@@ -29,6 +29,10 @@ def main() -> None:
             from muster.cli.daemons import run_service  # noqa: PLC0415
 
             raise SystemExit(run_service(rest))
+        case ["replay", *rest]:
+            from muster.cli.contributed import run_contributed  # noqa: PLC0415
+
+            raise SystemExit(run_contributed("replay", rest))
         case argv:
             from muster.cli.app import run  # noqa: PLC0415
 

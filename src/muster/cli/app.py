@@ -58,6 +58,7 @@ cluster_commands.add_to(app)
 task_commands.add_to(app)
 agent_commands.add_to(app)
 key_commands.add_to(app)
+_passed_on(app, "replay", ("replay",), "Run a recorded trace under other strategies.")
 _passed_on(app, "service", ("service",), "Run one of the services: the daemons of a cluster.")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from muster_scheduler.learning.attempts import AgentFeatures, Attempt, History, TaskFeatures
 from muster_scheduler.learning.effects import pair_key
 from muster_scheduler.learning.estimates import Quantiles, declared
-from muster_scheduler.learning.evaluation import UNKNOWN_S
+from muster_scheduler.learning.evaluation import MEDIAN, UNKNOWN_S
 from muster_scheduler.learning.model import RuntimeModel, agent_columns
 from muster_scheduler.learning.ridge import MIN_ATTEMPTS
 from muster_scheduler.learning.training import MIN_BOOSTED, NEWEST_SHARE, Training, fit_ridge
@@ -29,6 +29,10 @@ _CORRECTION_DOUBT = 2.0
 _CORRECTION_MEMORY = 20
 # One measurement may not move an agent further than this many log seconds (a factor of 20).
 _MAX_SURPRISE = 3.0
+# Log offsets at LEVELS where no model is: a factor of two either way is usual.
+_UNKNOWN_SPREAD = (-0.7, 0.0, 0.7, 1.4)
+# Elapsed over predicted time up to which the remaining time is tabled.
+_TABLED = 4.0
 
 
 class _Correction:
@@ -70,6 +74,7 @@ class Foresight:
         self._columns = agent_columns(())
         self._rows: dict[str, _SkillRow] = {}
         self._corrections: dict[str, _Correction] = {}
+        self._left = _left_table(_UNKNOWN_SPREAD)
         self._train_at = MIN_BOOSTED
         self._refit_at = MIN_ATTEMPTS + 2
 
@@ -141,6 +146,19 @@ class Foresight:
             log_s = log_s + correction.effect
         return Quantiles(tuple(np.exp(log_s).tolist()), "learned")
 
+    def remaining_s(self, predicted_s: FloatArray, elapsed_s: FloatArray) -> FloatArray:
+        """float64 [R]: what is left of attempts that were predicted to take `predicted_s`.
+
+        The median given what has passed, by the spread of the model's errors as a whole (see
+        Quantiles.remaining_s): one table serves all running attempts.
+        """
+        grid, left = self._left
+        ratio = elapsed_s / predicted_s
+        beyond = np.maximum(ratio - grid[-1], 0.0)
+        # Who is far beyond what was predicted is taken to need as long again as a share of it.
+        remaining: FloatArray = predicted_s * (np.interp(ratio, grid, left) + beyond * left[-1])
+        return remaining
+
     def _correct(self, attempts: Sequence[Attempt]) -> None:
         model = self.model
         if model is None:
@@ -169,6 +187,7 @@ class Foresight:
 
     def _use(self, model: RuntimeModel) -> None:
         self.model = model
+        self._left = _left_table(model.offsets)
         self._rows.clear()
         self._corrections.clear()
         # What the model was judged on and what came since is news to it.
@@ -203,3 +222,11 @@ class Foresight:
         fastest = total[~new].min()
         applied: FloatArray = np.where(new, np.minimum(fastest, total) - row.effect, row.correction)
         return applied
+
+
+def _left_table(offsets: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """Elapsed and remaining time as shares of the predicted median."""
+    around = np.array(offsets) - offsets[MEDIAN]
+    shares = Quantiles(tuple(np.exp(np.maximum.accumulate(around)).tolist()), "learned")
+    grid = np.linspace(0.0, _TABLED, 201)
+    return grid, np.array([shares.remaining_s(elapsed) for elapsed in grid.tolist()])

@@ -17,7 +17,7 @@ BATCH_TASKS = 1000
 BATCH_BYTES = 4 * 1024 * 1024
 # A file of tasks is held in memory whole, so that nothing is submitted when a line is wrong.
 MAX_FILE_BYTES = 2 * 1024 * 1024 * 1024
-_OPERATORS = (("not_exists", 0), ("exists", 0), ("not_in", 2), ("in", 2))
+_OPERATORS = (("not_exists", 0), ("exists", 0), ("not_in", 2), ("in", 2), ("max", 1))
 _SIGNS = ("==", "!=", ">", "<")
 
 
@@ -87,7 +87,7 @@ def parse_constraint(text: str) -> dict[str, Any]:
             return {"key": key.strip(), "op": sign, "values": [value.strip()]}
     raise Failure(
         f"--constraint {text!r} is not accepted; it reads KEY==VALUE, KEY!=VALUE, KEY>N, KEY<N, "
-        "'KEY in A,B', 'KEY not_in A,B', 'KEY exists' or 'KEY not_exists'",
+        "'KEY in A,B', 'KEY not_in A,B', 'KEY exists', 'KEY not_exists' or 'KEY max N'",
         EXIT_USAGE,
     )
 

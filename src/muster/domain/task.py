@@ -42,7 +42,11 @@ NO_AGENT = AgentId("")
 NO_RESOURCES = ResourceVector()
 
 _LABEL_KEY = re.compile(r"[a-z0-9]([-a-z0-9_./]{0,61}[a-z0-9])?")
-CONSTRAINT_OPS = ("==", "!=", "in", "not_in", "exists", "not_exists", ">", "<")
+SPREAD_OP = "max"
+# Besides what is said of an agent's labels: how many tasks of a kind it may hold.
+CONSTRAINT_OPS = ("==", "!=", "in", "not_in", "exists", "not_exists", ">", "<", SPREAD_OP)
+# An agent has no more slots.
+MAX_SPREAD = 10_000
 
 
 class OnDisconnect(StrEnum):
@@ -79,7 +83,11 @@ class OutcomeKind(StrEnum):
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """A demand on an agent's labels: `key op values`, e.g. `zone in (a, b)`."""
+    """A demand on an agent's labels: `key op values`, e.g. `zone in (a, b)`.
+
+    `max` is about tasks instead: with `app max 2` an agent holds at most 2 tasks that bear this
+    constraint's key and the same word as their own label `app` (a task without it bears "").
+    """
 
     key: str
     op: str
@@ -93,8 +101,15 @@ class Constraint(msgspec.Struct, frozen=True):
                 raise InvalidInput("constraints.values", self.values, f"{self.op} takes no value")
         elif not self.values:
             raise InvalidInput("constraints.values", self.values, f"{self.op} takes a value")
-        if self.op in ("==", "!=", ">", "<") and len(self.values) != 1:
+        if self.op in ("==", "!=", ">", "<", SPREAD_OP) and len(self.values) != 1:
             raise InvalidInput("constraints.values", self.values, f"{self.op} takes one value")
+        if self.op == SPREAD_OP and not _is_spread(self.values[0]):
+            limit = f"{self.op} takes a whole number from 1 to {MAX_SPREAD}"
+            raise InvalidInput("constraints.values", self.values, limit)
+
+
+def _is_spread(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_SPREAD
 
 
 class TaskSpec(msgspec.Struct, frozen=True):

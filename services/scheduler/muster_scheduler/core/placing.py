@@ -83,7 +83,8 @@ def _room_in(state: ClusterState, snapshot: Snapshot) -> Callable[[Line], tuple[
         if head is not None and head.plain_class_id != class_id:
             # Rather on an agent that failed it before than nowhere.
             return room_of(head.plain_class_id), head.plain_class_id
-        if not state.classes.eligible(class_id, snapshot).any():
+        # Who holds its most of a group may have room again without a change of its row.
+        if not (state.classes.spread(class_id) or state.classes.eligible(class_id, snapshot).any()):
             line.starved_at = snapshot.version
         return 0, class_id
 
@@ -107,7 +108,7 @@ def _plan(
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
     unplaced: list[Candidate] = []
     for candidate, row in zip(candidates, plan.assignment.tolist(), strict=True):
-        if row < 0:
+        if row < 0 or not _admits(state, snapshot, candidate.class_id, row):
             unplaced.append(candidate)
             blocked.add(candidate.line.key)
         else:
@@ -116,6 +117,14 @@ def _plan(
     count = len(candidates) - len(unplaced)
     state.placed_count += count
     return count
+
+
+def _admits(state: ClusterState, snapshot: Snapshot, class_id: int, row: int) -> bool:
+    """Whether the agent may hold one more of the task's groups; not every strategy counts them."""
+    return all(
+        snapshot.crowds.get(spread.group, {}).get(row, 0) < spread.most
+        for spread in state.classes.spread(class_id)
+    )
 
 
 def _assign(state: ClusterState, task: OpenTask, agent_id: AgentId, now: Now) -> None:

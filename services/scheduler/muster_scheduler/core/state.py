@@ -12,7 +12,7 @@ from muster.domain.agent_lifecycle import AgentEvent, AgentState, AgentWish
 from muster.domain.agent_lifecycle import advance as advance_agent
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.resources import ResourceKind, ResourceVector, kind_of
-from muster.domain.task import TaskStatus
+from muster.domain.task import SPREAD_OP, TaskSpec, TaskStatus
 from muster.domain.task_lifecycle import ENDED_STATES
 from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
@@ -27,7 +27,7 @@ from muster_scheduler.core.records import (
     OpenTask,
     Write,
 )
-from muster_scheduler.placement.classes import ClassTable
+from muster_scheduler.placement.classes import ClassTable, Spread
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable
 
@@ -99,11 +99,13 @@ class ClusterState:
         """Sets the task's placement class."""
         spec = task.spec
         demand = _held_demand(spec.resources)
-        plain = self.classes.id_of(spec.skill, demand, spec.constraints)
+        spread = _spread(spec) if spec.constraints else ()
+        nobody = frozenset[str]()
+        plain = self.classes.id_of(spec.skill, demand, spec.constraints, nobody, spread)
         task.plain_class_id = task.class_id = plain
         if task.status.avoid:
             avoid = frozenset(task.status.avoid)
-            task.class_id = self.classes.id_of(spec.skill, demand, spec.constraints, avoid)
+            task.class_id = self.classes.id_of(spec.skill, demand, spec.constraints, avoid, spread)
 
     def enqueue(self, task: OpenTask) -> None:
         """Lets a PENDING task wait for a place."""
@@ -137,6 +139,8 @@ class ClusterState:
         if agent.id in self.table:
             task.row = self.table.row_of(agent.id)
             self.table.take(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            for spread in self.classes.spread(task.plain_class_id):
+                self.table.join(task.row, spread.group)
             if task.waiting:
                 self._lend(task, back=False)
 
@@ -155,6 +159,8 @@ class ClusterState:
             if task.waiting:
                 self._lend(task, back=True)
             self.table.give_back(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            for spread in self.classes.spread(task.plain_class_id):
+                self.table.leave(task.row, spread.group)
             task.row = -1
             self.place_again = True
         task.waiting = False
@@ -258,6 +264,15 @@ def _held_demand(resources: ResourceVector) -> ResourceVector:
         kept = {n: a for n, a in demand.items() if kind_of(n) is not ResourceKind.RATE}
         demand = ResourceVector.of(kept)
     return demand
+
+
+def _spread(spec: TaskSpec) -> tuple[Spread, ...]:
+    labels = dict(spec.labels)
+    return tuple(
+        Spread((spec.tenant, one.key, labels.get(one.key, "")), int(one.values[0]))
+        for one in spec.constraints
+        if one.op == SPREAD_OP
+    )
 
 
 def _why_not(agent: AgentEntry) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.domain.resources import ResourceVector
-from muster.domain.task import Constraint
+from muster.domain.task import SPREAD_OP, Constraint
 from muster_scheduler.placement.dense import DenseClasses
 from muster_scheduler.placement.snapshot import (
     AgentTable,
@@ -27,7 +27,23 @@ AGENT_ID_LABEL = "agent.id"
 # Distinct pairs of skill and constraints whose rows are remembered: 5 MiB at 5,000 agents.
 _REMEMBERED_MASKS = 1024
 
-_Key: TypeAlias = tuple[str, ResourceVector, tuple[Constraint, ...], frozenset[str]]
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """An agent holds at most `most` (≥ 1) tasks of `group`: the task's tenant, a label's key, and
+    the task's own word for it."""
+
+    group: tuple[str, str, str]
+    most: int
+
+    def __str__(self) -> str:
+        """As the constraint that it comes from."""
+        return f"{self.group[1]} {SPREAD_OP} {self.most}"
+
+
+_Key: TypeAlias = tuple[
+    str, ResourceVector, tuple[Constraint, ...], frozenset[str], tuple[Spread, ...]
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +52,15 @@ class TaskClass:
 
     `demand` includes the task's slot. Agents in `avoid` are refused outright: whether a task
     should rather run there than nowhere is for the caller to decide, by asking again without.
-    Every resource counts as held until the task ends, whatever its kind.
+    Every resource counts as held until the task ends, whatever its kind. `spread` says more than
+    the constraint that it was made of, which may stand among `constraints` and is not looked at.
     """
 
     skill: str
     demand: ResourceVector
     constraints: tuple[Constraint, ...] = ()
     avoid: frozenset[str] = frozenset()
+    spread: tuple[Spread, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,11 @@ class ClassTable:
     def intern(self, task_class: TaskClass) -> int:
         """The class's id, the same for equal classes until it is forgotten."""
         return self.id_of(
-            task_class.skill, task_class.demand, task_class.constraints, task_class.avoid
+            task_class.skill,
+            task_class.demand,
+            task_class.constraints,
+            task_class.avoid,
+            task_class.spread,
         )
 
     def id_of(
@@ -86,13 +108,14 @@ class ClassTable:
         demand: ResourceVector,
         constraints: tuple[Constraint, ...] = (),
         avoid: frozenset[str] = frozenset(),
+        spread: tuple[Spread, ...] = (),
     ) -> int:
         """As `intern`, of a class that is only built when it is new."""
-        key = (skill, demand, constraints, avoid)
+        key = (skill, demand, constraints, avoid, spread)
         class_id = self._ids.get(key)
         if class_id is not None:
             return class_id
-        entry = _Entry(TaskClass(skill, demand, constraints, avoid))
+        entry = _Entry(TaskClass(skill, demand, constraints, avoid, spread))
         if self._free_ids:
             class_id = self._free_ids.pop()
             self._entries[class_id] = entry
@@ -100,7 +123,7 @@ class ClassTable:
             class_id = len(self._entries)
             self._entries.append(entry)
         self._ids[key] = class_id
-        self.dense.add(class_id, (skill, constraints, avoid), demand)
+        self.dense.add(class_id, (skill, constraints, avoid), demand, is_spread=bool(spread))
         return class_id
 
     def forget_all_but(self, in_use: Collection[int]) -> int:
@@ -112,11 +135,14 @@ class ClassTable:
         unused = [i for i in self._ids.values() if i not in in_use]
         for class_id in unused:
             gone = self._entry(class_id).task_class
-            del self._ids[(gone.skill, gone.demand, gone.constraints, gone.avoid)]
+            del self._ids[(gone.skill, gone.demand, gone.constraints, gone.avoid, gone.spread)]
             self._entries[class_id] = None
             self.dense.forget(class_id)
             self._free_ids.append(class_id)
         return len(unused)
+
+    def spread(self, class_id: int) -> tuple[Spread, ...]:
+        return self._entry(class_id).task_class.spread
 
     def demand(self, class_id: int, snapshot: Snapshot) -> Demand:
         entry = self._entry(class_id)
@@ -134,7 +160,8 @@ class ClassTable:
         return entry.demand_row
 
     def eligible(self, class_id: int, snapshot: Snapshot) -> BoolArray:
-        """bool [M]: placeable, with the skill, meeting the constraints, not to be avoided.
+        """bool [M]: placeable, with the skill, meeting the constraints, not to be avoided, not
+        holding its most of a group.
 
         Read only. Remembered per (skill, constraints) and brought up to date by looking at
         changed rows only. Room is not looked at.
@@ -145,13 +172,16 @@ class ClassTable:
     def eligible_for(self, task_class: TaskClass, snapshot: Snapshot) -> BoolArray:
         """As `eligible`, of a class that need not be in the table."""
         bits = self._mask(task_class, snapshot)
-        if not task_class.avoid:
+        if not (task_class.avoid or task_class.spread):
             return bits
         bits = bits.copy()
         for agent_id in task_class.avoid:
             row = snapshot.rows.get(agent_id)
             if row is not None:
                 bits[row] = False
+        for spread in task_class.spread:
+            for row, count in snapshot.crowds.get(spread.group, {}).items():
+                bits[row] &= count < spread.most
         return bits
 
     def _entry(self, class_id: int) -> _Entry:
@@ -302,6 +332,8 @@ def is_met(constraint: Constraint, value: str | None) -> bool:
     op = constraint.op
     if op in ("==", "in"):
         return value in constraint.values
+    if op == SPREAD_OP:
+        return True  # is about tasks, see Spread
     if op in ("!=", "not_in"):
         return value not in constraint.values
     if op in ("exists", "not_exists"):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from muster_scheduler.placement import fast
 from muster_scheduler.placement.by_agent import DemandByRow, place_by_agent
-from muster_scheduler.placement.classes import Demand, TaskBatch
+from muster_scheduler.placement.classes import Demand, Spread, TaskBatch
 from muster_scheduler.placement.dense import Int32Array
 from muster_scheduler.placement.devices import Devices
 from muster_scheduler.placement.explain import LazyReasons
@@ -136,7 +136,7 @@ class ConstructiveStrategy(ABC):
         )
 
     def _pass_by_kernels(self, snapshot: Snapshot, tasks: TaskBatch) -> fast.Pass | None:
-        if len(tasks) < _TASKS_FOR_KERNELS or fast.wants_devices(snapshot, tasks):
+        if len(tasks) < _TASKS_FOR_KERNELS or not fast.serves(snapshot, tasks):
             return None
         if len(tasks) >= _TASKS_FOR_LOADING:
             fast.load()
@@ -166,12 +166,13 @@ class ConstructiveStrategy(ABC):
                     tasks.classes.demand(class_id, snapshot),
                     tasks.classes.eligible(class_id, snapshot),
                     expected[class_id],
+                    tasks.classes.spread(class_id),
                 )
                 pickers[class_id] = picker
             row = picker.pick()
             rows.append(row)
             if row >= 0:
-                given = room.place(row, picker.columns)
+                given = room.place(row, picker.columns, picker.spread)
                 if given:
                     devices[index] = given
         return rows, devices
@@ -196,6 +197,7 @@ class _Picker:
         "_room",
         "_strategy",
         "columns",
+        "spread",
     )
 
     def __init__(
@@ -205,8 +207,10 @@ class _Picker:
         demand: Demand,
         eligible: BoolArray,
         expected: int,
+        spread: tuple[Spread, ...],
     ) -> None:
         """`expected`: how many tasks of the class there are in the batch."""
+        self.spread = spread
         self._strategy, self._room = strategy, room
         self._demand = demand
         self._eligible = np.zeros_like(eligible) if demand.missing else eligible
@@ -265,6 +269,8 @@ class _Picker:
         for column, amount in self._device_columns:
             if not self._room.devices[column].fits(row, amount):
                 return None
+        if self.spread and not self._room.admits(row, self.spread):
+            return None
         return self._strategy.row_key(row, free, capacity, health, self._demand)
 
     def _catch_up(self, placed: list[int]) -> None:
@@ -297,6 +303,9 @@ class _Picker:
             fits &= free[:, column] >= amount
         for column, amount in self._device_columns:
             fits &= self._room.devices[column].fitting(amount)
+        for spread in self.spread:
+            for row, count in self._room.crowd(spread.group).items():
+                fits[row] &= count < spread.most
         keys = self._strategy.scan_keys(self._room.snapshot, free, self._demand)
         if best_only:
             self._keep_best(keys, fits)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.domain.resources import ResourceVector
-from muster_scheduler.placement.snapshot import FIRST_COLUMNS, IntArray
+from muster_scheduler.placement.snapshot import FIRST_COLUMNS, BoolArray, IntArray
 
 if TYPE_CHECKING:
     from muster.domain.task import Constraint
@@ -18,7 +18,7 @@ Int32Array = NDArray[np.int32]
 # What classes have in common that may go to the same agents, room apart.
 GroupKey: TypeAlias = "tuple[str, tuple[Constraint, ...], frozenset[str]]"
 
-_Number = TypeVar("_Number", np.int64, np.int32)
+_Number = TypeVar("_Number", np.int64, np.int32, np.bool_)
 
 # The group of the classes that want a resource which no agent ever offered.
 NOWHERE = 0
@@ -30,6 +30,7 @@ class DenseClasses:
 
     amounts  int64 [C, K], demands in base units; rows of forgotten classes hold anything
     group    int32 [C], NOWHERE or a group that `key_of` knows
+    is_spread  bool [C], whether agents hold only so many tasks of the class
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class DenseClasses:
         self._columns = {name: k for k, name in enumerate(FIRST_COLUMNS)}
         self.amounts: IntArray = np.zeros((_FIRST_ROWS, len(FIRST_COLUMNS)), np.int64)
         self.group: Int32Array = np.zeros(_FIRST_ROWS, np.int32)
+        self.is_spread: BoolArray = np.zeros(_FIRST_ROWS, np.bool_)
         self._demands: dict[int, tuple[ResourceVector, int]] = {}
         self._groups: dict[GroupKey, int] = {}
         self._keys: dict[int, GroupKey] = {}
@@ -51,7 +53,9 @@ class DenseClasses:
     def key_of(self, group: int) -> GroupKey:
         return self._keys[group]
 
-    def add(self, class_id: int, key: GroupKey, demand: ResourceVector) -> None:
+    def add(
+        self, class_id: int, key: GroupKey, demand: ResourceVector, *, is_spread: bool = False
+    ) -> None:
         """Note a class under an id that is not in use."""
         group = self._groups.get(key)
         if group is None:
@@ -65,6 +69,8 @@ class DenseClasses:
         if class_id >= rows:
             self.amounts = _grown(self.amounts, 2 * rows)
             self.group = _grown(self.group, 2 * rows)
+            self.is_spread = _grown(self.is_spread, 2 * rows)
+        self.is_spread[class_id] = is_spread
         self._write(class_id, demand, group)
 
     def forget(self, class_id: int) -> None:

@@ -48,6 +48,9 @@ def _why_not_eligible(snapshot: Snapshot, task_class: TaskClass, row: int) -> st
         return constraint_text(unmet)
     if snapshot.agent_ids[row] in task_class.avoid:
         return "avoided"
+    for spread in task_class.spread:
+        if snapshot.crowds.get(spread.group, {}).get(row, 0) >= spread.most:
+            return str(spread)
     return None if snapshot.placeable[row] else snapshot.why_not[row]
 
 

@@ -53,14 +53,17 @@ def is_loaded() -> bool:
     return _kernels is not None
 
 
-def wants_devices(snapshot: Snapshot, tasks: TaskBatch) -> bool:
-    """Whether a task of the batch wants devices that agents offer: these passes know none."""
+def serves(snapshot: Snapshot, tasks: TaskBatch) -> bool:
+    """Whether these passes know all that decides where the batch may go: they know no devices, and
+    nothing of how many tasks of a group an agent holds."""
+    dense = tasks.classes.dense
+    if dense.is_spread[tasks.class_id].any():
+        return False
     columns = list(snapshot.device_free)
     if not columns:
-        return False
-    dense = tasks.classes.dense
+        return True
     dense.over(snapshot.names)
-    return bool(dense.amounts[np.unique(tasks.class_id)][:, columns].any())
+    return not dense.amounts[np.unique(tasks.class_id)][:, columns].any()
 
 
 class Pass(Protocol):

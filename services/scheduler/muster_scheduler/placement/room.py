@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from muster_scheduler.placement.classes import Spread
 from muster_scheduler.placement.devices import WHOLE, Devices, device_fits, pick_devices
-from muster_scheduler.placement.snapshot import BoolArray, IntArray, Snapshot
+from muster_scheduler.placement.snapshot import BoolArray, Group, IntArray, Snapshot
 
 # Up to here a loop over plain numbers beats a dozen array operations (measured: they meet at
 # about 24 rows), which also makes it the number of corrections that are worth a new scan.
@@ -16,10 +17,20 @@ class Room:
     Rows are held as plain numbers, because a placement reads and writes a handful of them.
     """
 
-    __slots__ = ("_array", "_loaded", "_written", "devices", "placed", "snapshot", "stamps")
+    __slots__ = (
+        "_array",
+        "_crowds",
+        "_loaded",
+        "_written",
+        "devices",
+        "placed",
+        "snapshot",
+        "stamps",
+    )
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self._crowds: dict[Group, dict[int, int]] = {}
         self.devices = {k: DeviceRoom(free) for k, free in snapshot.device_free.items()}
         # The row of each placement, in order, and how many there were on each row.
         self.placed: list[int] = []
@@ -44,8 +55,26 @@ class Room:
             self._loaded[row] = found
         return found
 
-    def place(self, row: int, columns: tuple[tuple[int, int], ...]) -> Devices:
+    def crowd(self, group: Group) -> dict[int, int]:
+        """How many tasks of the group each row holds, rows that hold none apart."""
+        found = self._crowds.get(group)
+        if found is None:
+            found = self._crowds[group] = dict(self.snapshot.crowds.get(group, {}))
+        return found
+
+    def admits(self, row: int, spread: tuple[Spread, ...]) -> bool:
+        return all(self.crowd(one.group).get(row, 0) < one.most for one in spread)
+
+    def place(
+        self,
+        row: int,
+        columns: tuple[tuple[int, int], ...],
+        spread: tuple[Spread, ...] = (),
+    ) -> Devices:
         """Returns the devices that the task is given."""
+        for one in spread:
+            crowd = self.crowd(one.group)
+            crowd[row] = crowd.get(row, 0) + 1
         free = self.row(row)[0]
         given: dict[str, tuple[int, ...]] = {}
         for column, amount in columns:

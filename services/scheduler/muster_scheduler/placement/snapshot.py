@@ -23,6 +23,8 @@ from muster_scheduler.placement.devices import (
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+# A kind of tasks of which agents hold only so many; see Spread in `classes`.
+Group = tuple[str, str, str]
 _Number = TypeVar("_Number", np.int64, np.float64)
 
 # The columns that every table starts with, in this order; others follow as they are first met.
@@ -90,6 +92,7 @@ class Snapshot:
     device_free  int64 [M, D] by column of a device resource: thousandths free on each device of a
                row (see `devices`). Work whose devices are not known counts in `free` alone, so a
                demand on devices must fit in both
+    crowds     by group, by row that holds any: how many of its tasks
     version    the changes that `log` counted when the view was taken, as `layout` its layouts;
                `log` is None when frozen
     """
@@ -111,6 +114,7 @@ class Snapshot:
     version: int
     layout: int
     device_free: Mapping[int, IntArray] = field(default_factory=dict)
+    crowds: Mapping[Group, Mapping[int, int]] = field(default_factory=dict)
     log: ChangeLog | None = field(default=None, repr=False)
 
     @property
@@ -144,6 +148,7 @@ class Snapshot:
             version=self.version,
             layout=self.layout,
             device_free={k: free.copy() for k, free in self.device_free.items()},
+            crowds={group: dict(counts) for group, counts in self.crowds.items()},
         )
 
 
@@ -181,6 +186,7 @@ class AgentTable:
         self._rows: dict[str, int] = {}
         self._empty_rows: list[int] = []
         self._devices: dict[int, DeviceGrid] = {}
+        self._crowds: dict[Group, dict[int, int]] = {}
         self._log = ChangeLog()
         self._view: Snapshot | None = None
         # What was taken and given back since the arrays were brought up to date, by row and
@@ -247,6 +253,8 @@ class AgentTable:
         self._divisor[:, row] = 1.0
         for grid in self._devices.values():
             grid.clear(row)
+        for group in [g for g, counts in self._crowds.items() if row in counts]:
+            self._set_crowd(group, row, 0)
         self._alive[row] = self._placeable[row] = False
         self._health[row] = 1.0
         self._agent_ids[row] = self._why_not[row] = ""
@@ -304,6 +312,25 @@ class AgentTable:
         self._add(row, demand_row, -1)
         if devices:
             self._add_devices(row, demand_row, devices, 1)
+
+    def join(self, row: int, group: Group) -> None:
+        """The agent holds one more task of the group; as `take`, this never refuses."""
+        self._set_crowd(group, row, self._crowds.get(group, {}).get(row, 0) + 1)
+
+    def leave(self, row: int, group: Group) -> None:
+        """The opposite of `join`, once per task that joined."""
+        count = self._crowds.get(group, {}).get(row, 0) - 1
+        assert count >= 0, "more tasks left a group than had joined it"
+        self._set_crowd(group, row, count)
+
+    def _set_crowd(self, group: Group, row: int, count: int) -> None:
+        counts = self._crowds.setdefault(group, {})
+        if count:
+            counts[row] = count
+        else:
+            del counts[row]
+            if not counts:
+                del self._crowds[group]
 
     def devices_for(self, row: int, demand_row: IntArray) -> Devices:
         """The devices that a task is best given of what is free on the row now.
@@ -370,6 +397,7 @@ class AgentTable:
             version=self._log.version,
             layout=self._log.layout,
             device_free={k: grid.free[:rows] for k, grid in self._devices.items()},
+            crowds=self._crowds,
             log=self._log,
         )
         return view

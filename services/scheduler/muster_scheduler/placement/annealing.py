@@ -8,6 +8,7 @@ from muster_scheduler.placement.improvement import (
     DRAWS_PER_STEP,
     ImprovingStrategy,
     Work,
+    learn_pressures,
     typical_rise,
 )
 from muster_scheduler.placement.problem import Ints32
@@ -44,6 +45,7 @@ class Annealing(ImprovingStrategy):
             if energy is None:
                 return
             found[heat] = energy if turn < len(_HEATS) else min(found[heat], energy)
+            learn_pressures(work)
             turn += 1
             if turn >= len(_HEATS):
                 length *= _GROWTH

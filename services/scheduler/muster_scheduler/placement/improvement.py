@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.random import Generator
 
 from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.devices import Devices
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.objective import Score, evaluate
 from muster_scheduler.placement.plan import Plan, Policy
@@ -27,6 +28,7 @@ STARTS = ("worst_fit", "best_fit", "first_fit", "greedy", "dot_product", "fragme
 # Draws between two questions to `stop`: about a millisecond.
 DRAWS_PER_STEP = 8192
 _SAMPLED_RISES = 400
+_LEAST_PRESSURE = 1e-3
 
 
 @dataclass(slots=True, eq=False)
@@ -89,9 +91,9 @@ class ImprovingStrategy(ABC):
         """See Strategy. Never worse than the best of STARTS that there was time to build."""
         assert snapshot.is_current(), "the agent table changed after this view was taken"
         framed = frame(snapshot, tasks, policy)
-        start, score = _best_start(snapshot, tasks, policy, now_s, rng, stop, framed)
+        start, score, devices = _best_start(snapshot, tasks, policy, now_s, rng, stop, framed)
         if framed is None or stop():
-            return _plan(self.name, snapshot, tasks, policy, start, score, None)
+            return _plan(self.name, snapshot, tasks, policy, start, score, devices)
         work = begin(framed, policy, start, rng, stop, max_steps)
         if len(work.movable) and math.isfinite(work.energy):
             self.improve(work)
@@ -99,7 +101,7 @@ class ImprovingStrategy(ABC):
         improved = evaluate(snapshot, tasks, found, policy)
         if improved.order(policy) < score.order(policy):
             start, score = found, improved
-        return _plan(self.name, snapshot, tasks, policy, start, score, work.bound)
+        return _plan(self.name, snapshot, tasks, policy, start, score, devices, work.bound)
 
 
 def begin(
@@ -134,10 +136,12 @@ def begin(
     state = new_state(problem, feasible(problem, work.place))
     work.place = state.place.copy()
     work.energy = exact_energy(problem, state)
+    fixed = work.place.copy()
+    fixed[movable] = -1
     for order in orders(problem):
         if stop():
             break
-        state = new_state(problem, np.full_like(work.place, -1))
+        state = new_state(problem, fixed)
         place_greedily(problem, state, order)
         work.offer(state.place, exact_energy(problem, state))
     return work
@@ -180,6 +184,30 @@ def typical_rise(work: Work, place: Ints32, share: float) -> float:
     return max(float(np.quantile(rises[:count], share)), 1e-300)
 
 
+def pressures(price: Floats) -> Floats:
+    """float64 [M], sum 1, in the ratios of `price` (≥ 0) but none below a share of the greatest."""
+    floored = np.maximum(price, _LEAST_PRESSURE * price.max())
+    shares: Floats = floored / floored.sum()
+    return shares
+
+
+def learn_pressures(work: Work) -> None:
+    """Set the pressures to what the best plan shows them to be.
+
+    Where the norm is least, a second on agent j costs pressure_j busy_j^(p-1): with that as its
+    pressure the agents can be equally busy. Repeated, this tends to the prices of the relaxation.
+    """
+    problem = work.problem
+    if problem.k_longest <= 0.0:
+        return
+    placed = work.place >= 0
+    time = problem.time[placed, work.place[placed] * problem.time_step]
+    busy = np.bincount(work.place[placed], time, minlength=len(problem.capacity))
+    if busy.max() > 0.0:
+        steep = (busy / busy.max()) ** (2**problem.doublings - 1)
+        work.problem = problem._replace(pressure=pressures(problem.pressure * np.sqrt(steep)))
+
+
 def _descending(key: Floats) -> Ints32:
     return np.argsort(-key, kind="stable").astype(np.int32)
 
@@ -192,8 +220,8 @@ def _best_start(
     rng: Generator,
     stop: Callable[[], bool],
     framed: Frame | None,
-) -> tuple[Ints32, Score]:
-    best: tuple[Ints32, Score] | None = None
+) -> tuple[Ints32, Score, Mapping[int, Devices]]:
+    best: tuple[Ints32, Score, Mapping[int, Devices]] | None = None
     known = names()
     for position, name in enumerate(STARTS):
         if name not in known or (position and stop()):
@@ -207,7 +235,7 @@ def _best_start(
             assignment = framed.to_rows(feasible(framed.problem, framed.from_rows(assignment)))
         score = evaluate(snapshot, tasks, assignment, policy)
         if best is None or score.order(policy) < best[1].order(policy):
-            best = assignment, score
+            best = assignment, score, plan.devices
         if framed is None and not len(tasks):
             break
     assert best is not None, "there is always the first strategy"
@@ -225,15 +253,29 @@ def _plan(
     policy: Policy,
     assignment: Ints32,
     score: Score,
-    bound: float | None,
+    devices: Mapping[int, Devices],
+    bound: float | None = None,
 ) -> Plan:
+    """`devices` of the start hold for every plan: their tasks are never moved."""
     class_of = {i: int(tasks.class_id[i]) for i in np.flatnonzero(assignment < 0).tolist()}
     reasons = LazyReasons(
         snapshot, tasks.classes, class_of, lambda: _free_after(snapshot, tasks, assignment)
     )
+    plan = Plan(
+        assignment,
+        reasons,
+        name,
+        len(tasks),
+        lower_bound=bound,
+        devices=_placed(devices, assignment),
+    )
     if not policy.measured:
-        return Plan(assignment, reasons, name, len(tasks), lower_bound=bound)
-    return Plan(assignment, reasons, name, len(tasks), score.T, score.U, score.B, score.J, bound)
+        return plan
+    return replace(plan, T=score.T, U=score.U, B=score.B, J=score.J)
+
+
+def _placed(devices: Mapping[int, Devices], assignment: Ints32) -> Mapping[int, Devices]:
+    return {i: found for i, found in devices.items() if assignment[i] >= 0}
 
 
 def _free_after(snapshot: Snapshot, tasks: TaskBatch, assignment: Ints32) -> IntArray:

@@ -20,8 +20,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Ints32: TypeAlias = NDArray[np.int32]
 
-# The makespan's smooth form is a norm of order 2**5: with equal agents it is at most
-# M**(1/32) times the makespan, 9% at M = 16, and the same factor for all plans of equal shape.
+# Order 32: steep enough that the most busy agent decides, smooth enough for small steps.
 _DOUBLINGS = 5
 # Entries of t_ij or of r_ijk that are built from a class's estimate or demand: none, they stay
 # one per task or class. This bounds the eligibility mask, one byte per class and agent.
@@ -39,11 +38,16 @@ class Problem(NamedTuple):
     weight        float64 [N], 1 + priority
     class_row     int32 [N], the task's row in `allowed` and `choices`
     allowed       bool [C, M]: may take it, as far as anything but what is left there says
-    choices       int32 [C, W], allowed agents, -1 behind the last; choice_count int64 [C]
+    choices       int32 [C, W], allowed agents, -1 behind the last; choice_count int64 [C], 0 for
+                  classes that want devices: which indices are free is not in the problem, so
+                  their tasks stay where a constructive strategy put them
     capacity, used int64 [M, K]; `used` is held by what runs already
     inverse       float64 [M, K], 1 / capacity, 0 where there is none
     least_load    float64 [M], L_j from the resources that no task asks for; K counts the others
-    scale         a makespan's size, seconds, > 0; 2**doublings is the smooth norm's order
+    scale         a makespan's size, seconds, > 0; 2**doublings is the order p of the norm
+                  (Σ pressure_j busy_j^p)^(1/p) that stands for the makespan during a walk
+    pressure      float64 [M], > 0, sum 1: what a second on agent j costs when all are equally
+                  busy. With equal pressures the norm would trade balance for less total time
     centre        about the mean L_j: sums of squares around it lose no digits
     k_…           the energy's factors of T, U, unplaced share, B, makespan, unplaced weight and
                   excess over bounds; j_… those of J; bound_… infinite where not asked for
@@ -65,6 +69,7 @@ class Problem(NamedTuple):
     used: Ints
     inverse: Floats
     least_load: Floats
+    pressure: Floats
     scale: float
     doublings: int
     centre: float
@@ -131,6 +136,7 @@ def frame(snapshot: Snapshot, tasks: TaskBatch, policy: Policy) -> Frame | None:
         time = np.where(finite, time, 0.0)
     fitting = _may_ever_fit(demand, demand_row, class_row, allowed, capacity, used)
     choices, counts = _choices(fitting)
+    counts[_on_devices(demand, demand_row, class_row, snapshot)] = 0
     problem = _problem(tasks, policy, time, demand, capacity, used)
     return Frame(
         problem._replace(
@@ -195,6 +201,15 @@ def _may_ever_fit(
     return by_class & allowed
 
 
+def _on_devices(
+    demand: Ints, demand_row: Ints32, class_row: Ints32, snapshot: Snapshot
+) -> NDArray[np.int32]:
+    """Rows of the classes that ask for a device resource."""
+    columns = sorted(snapshot.device_free)
+    rows = np.flatnonzero((demand[:, :, columns] > 0).any(axis=(1, 2)))
+    return np.unique(class_row[np.isin(demand_row, rows)])
+
+
 def _choices(fitting: BoolArray) -> tuple[Ints32, Ints]:
     counts = fitting.sum(axis=1).astype(np.int64)
     choices = np.full((fitting.shape[0], max(1, int(counts.max(initial=0)))), -1, np.int32)
@@ -233,6 +248,7 @@ def _problem(
         used=np.ascontiguousarray(used[:, asked]),
         inverse=np.ascontiguousarray(inverse[:, asked]),
         least_load=np.ascontiguousarray(before[:, ~asked].max(axis=1, initial=0.0)),
+        pressure=np.full(capacity.shape[0], 1.0 / capacity.shape[0]),
         scale=max(reference / capacity.shape[0], float(best.max()), 1e-300),
         doublings=_DOUBLINGS,
         centre=float(before.max(axis=1, initial=0.0).mean()),

@@ -26,7 +26,7 @@ class Sums(NamedTuple):
     unplaced    demand without a place, as U measures it
     weight      Σ (1 + priority) of the tasks without a place
     load, load2 Σ (L_j - centre) and Σ (L_j - centre)² over the agents
-    power       Σ (busy_j / scale)^p, the smooth form of the makespan
+    power       Σ pressure_j (busy_j / scale)^p, the smooth form of the makespan
     over        Σ of what is beyond the room, in shares of the agents' capacity
     """
 
@@ -71,11 +71,11 @@ def new_state(problem: Problem, place: Ints32) -> State:
 
 
 @inlined
-def power_of(problem: Problem, busy: float) -> float:
+def power_of(problem: Problem, j: int, busy: float) -> float:
     value = busy / problem.scale
     for _ in range(problem.doublings):
         value *= value
-    return value
+    return value * problem.pressure[j]
 
 
 @kernel
@@ -113,7 +113,7 @@ def refresh(problem: Problem, state: State) -> None:
         over += beyond
         load += largest - problem.centre
         load2 += (largest - problem.centre) ** 2
-        power += power_of(problem, state.busy[j])
+        power += power_of(problem, j, state.busy[j])
     sums = state.sums
     sums[0], sums[1], sums[2], sums[3] = time, used, unplaced, weight
     sums[4], sums[5], sums[6], sums[7] = load, load2, power, over
@@ -240,7 +240,7 @@ def _agent(
     old, new = state.load[j] - problem.centre, load - problem.centre
     power = s.power
     if problem.k_longest > 0.0:
-        power += power_of(problem, busy) - power_of(problem, state.busy[j])
+        power += power_of(problem, j, busy) - power_of(problem, j, state.busy[j])
     return Sums(
         s.time,
         s.used,

@@ -24,8 +24,8 @@ _TREE_TASKS = 3
 # So is one between whose tasks so many others come that mending its tree costs more: one per so
 # many rows. What packs mends the same few rows again and again, what spreads mends all over
 # (measured at 1,000 and 10,000 agents).
-_ROWS_PER_MEND_PACKING = 16
-_ROWS_PER_MEND_SPREADING = 200
+_ROWS_PER_MEND_PACKING = 3
+_ROWS_PER_MEND_SPREADING = 10
 
 _kernels: ModuleType | None = None
 

@@ -43,7 +43,7 @@ def load() -> None:
     sieve, all_ = np.zeros((4, 1, kernels.BLOCK), np.int16), np.ones((1, kernels.BLOCK), np.bool_)
     rest = mask, ids, one, one, ids.copy(), ids, ids.copy()
     kernels.place_in_order(sieve, four, four, sieve[:, 0, 0].copy(), room, all_, *rest)
-    shares, trees, seen = np.ones((1, 1)), np.ones((1, 2)), np.full(1, -1)
+    shares, trees, seen = np.ones((1, 1)), np.ones((1, 1)), np.full(1, -1)
     lists = mask, ids, one, one, one, trees, ids, seen, ids.copy(), 0, ids, ids.copy()
     kernels.place_by_share(one.copy(), shares, shares[0], False, eligible, *lists)
     _kernels = kernels
@@ -148,7 +148,7 @@ class SharePass:
         self._divisor = np.ascontiguousarray(snapshot.divisor)
         self._eligible, self._mask_of = _masks(snapshot, tasks)
         self._group_of, self._amounts = dense.group, dense.amounts
-        width = 2 * _leaves(snapshot.row_count)
+        width = _tree_width(snapshot.row_count)
         rows_per_mend = _ROWS_PER_MEND_SPREADING if only_worsens else _ROWS_PER_MEND_PACKING
         least = max(_TREE_TASKS, rows_per_mend * len(tasks) // max(1, snapshot.row_count))
         self._tree_of = _classes_with_trees(tasks, dense.group.shape[0], least, width)
@@ -202,8 +202,12 @@ def _sieve(room: IntArray, amounts: IntArray, block: int) -> tuple[Int16Array, I
     return sieve, sifted, shift
 
 
-def _leaves(rows: int) -> int:
-    return 1 << max(0, rows - 1).bit_length()
+def _tree_width(rows: int) -> int:
+    """Numbers in a tree of least keys over so many rows."""
+    leaves = 1
+    while leaves < rows:
+        leaves *= 8
+    return (8 * leaves - 1) // 7
 
 
 def _with_debts(snapshot: Snapshot, left: IntArray) -> IntArray:

@@ -1,7 +1,8 @@
 """The constructive pass as machine code: the same choices as the plain pass, task by task.
 
-Trees are implicit: node n has the children 2n and 2n + 1, the P leaves (a power of two) are nodes
-P to 2P - 1, node 0 is unused.
+Trees of least keys are implicit and eight wide, so that a node's children share a cache line: the P
+leaves (a power of eight) come first, then the P / 8 nodes above them, and so on to the root at the
+end.
 """
 
 from __future__ import annotations
@@ -156,17 +157,24 @@ def share_key(
 
 
 @kernel
+def least_of_eight(tree: FloatArray, first: int) -> float:
+    least = tree[first]
+    for i in range(first + 1, first + 8):
+        least = tree[i] if tree[i] < least else least
+    return least
+
+
+@kernel
 def mend(tree: FloatArray, row: int, key: float) -> None:
-    """Set a leaf of float64 [2P] and the least keys above it."""
-    node = tree.shape[0] // 2 + row
-    tree[node] = key
-    node >>= 1
-    while node:
-        least = min(tree[2 * node], tree[2 * node + 1])
-        if least == tree[node]:
+    """Set a leaf, and the least keys above it."""
+    tree[row] = key
+    base, size, node = 0, (7 * tree.shape[0] + 1) // 8, row
+    while size > 1:
+        least = least_of_eight(tree, base + node // 8 * 8)
+        base, size, node = base + size, size // 8, node // 8
+        if tree[base + node] == least:
             return
-        tree[node] = least
-        node >>= 1
+        tree[base + node] = least
 
 
 @kernel
@@ -180,14 +188,16 @@ def grow_least(
     asked: IntArray,
     c: int,
 ) -> None:
-    """Fill float64 [2P] with the keys of all rows for a class."""
-    half = tree.shape[0] // 2
-    tree[half:] = _NOWHERE
+    """Fill a tree with the keys of all rows for a class."""
+    base, size = 0, (7 * tree.shape[0] + 1) // 8
+    tree[:size] = _NOWHERE
     for row in range(room.shape[0]):
         if eligible[row]:
-            tree[half + row] = share_key(room, divisor, factor, need, asked, row, c)
-    for node in range(half - 1, 0, -1):
-        tree[node] = min(tree[2 * node], tree[2 * node + 1])
+            tree[row] = share_key(room, divisor, factor, need, asked, row, c)
+    while size > 1:
+        for node in range(size // 8):
+            tree[base + size + node] = least_of_eight(tree, base + 8 * node)
+        base, size = base + size, size // 8
 
 
 @kernel
@@ -223,14 +233,15 @@ def best_by_tree(
 ) -> int:
     """As `best_by_scan`. `stale`: keys in the tree may be too small, and are mended as they come
     up."""
-    half = tree.shape[0] // 2
-    while tree[1] < _NOWHERE:
-        least, node = tree[1], 1
-        while node < half:
-            node *= 2
-            if tree[node] != least:
-                node += 1
-        row: int = node - half
+    root = tree.shape[0] - 1
+    while tree[root] < _NOWHERE:
+        least, base, size, row = tree[root], root, 1, 0
+        while base > 0:
+            size *= 8
+            base -= size
+            row *= 8
+            while tree[base + row] != least:
+                row += 1
         if not stale:
             return row
         key = share_key(room, divisor, factor, need, asked, row, c)
@@ -268,7 +279,7 @@ def place_by_share(
                key is too small, and is mended when it comes up
     eligible   bool [E, M]; mask_of, group_of, need, take as in `place_in_order`
     asked      int64 [C, K], the demands that count in the key
-    trees      float64 [T, 2P], least keys, one tree for each class that returns often enough
+    trees      float64 [T, (8P - 1) / 7], a tree for each class that returns often enough
     tree_of    int32 [C], -1: all rows are looked at for each task of the class
     seen       int64 [T], the length of `log` when a tree was last right; -1: not grown
     log        int32 [≥ all tasks], the rows placed on; `logged` of them before this call

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from muster_scheduler.placement.classes import TaskBatch
-from muster_scheduler.placement.devices import Devices, device_fits, pick_devices
+from muster_scheduler.placement.devices import WHOLE, Devices, device_fits, pick_devices
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY, Plan, Policy
@@ -85,26 +85,35 @@ class Learned:
 class _Room:
     """What is free while one plan grows."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, tasks: TaskBatch) -> None:
         self.free: IntArray = snapshot.free.copy(order="K")
         self.devices = {k: grid.copy() for k, grid in snapshot.device_free.items()}
-        self._snapshot = snapshot
+        self._snapshot, self._tasks = snapshot, tasks
+        self._fits: dict[int, BoolArray] = {}
 
-    def fits(self, tasks: TaskBatch, index: int) -> BoolArray:
-        """bool [M]"""
-        class_id = int(tasks.class_id[index])
-        demand = tasks.classes.demand(class_id, self._snapshot)
-        fits = tasks.classes.eligible(class_id, self._snapshot).copy()
-        if demand.missing:
-            fits[:] = False
-        elif tasks.demand_by_agent is not None:
-            fits &= (self.free >= tasks.demand_by_agent[index]).all(axis=1)
-        for column, amount in demand.columns:
-            if tasks.demand_by_agent is None:
-                fits &= self.free[:, column] >= amount
-            if column in self.devices:
-                fits &= device_fits(self.devices[column], amount)
+    def fits(self, index: int) -> BoolArray:
+        """bool [M], read only; remembered per class."""
+        class_id = int(self._tasks.class_id[index])
+        by_agent = self._tasks.demand_by_agent
+        known = self._fits.get(class_id)
+        if known is None:
+            known = self._tasks.classes.eligible(class_id, self._snapshot).copy()
+            known &= self._has_room(class_id, slice(None))
+            self._fits[class_id] = known
+        if by_agent is None:
+            return known
+        fits: BoolArray = known & (self.free >= by_agent[index]).all(axis=1)
         return fits
+
+    def _has_room(self, class_id: int, rows: slice) -> BoolArray:
+        demand = self._tasks.classes.demand(class_id, self._snapshot)
+        room = np.full(self.free[rows].shape[0], not demand.missing)
+        for column, amount in demand.columns:
+            if self._tasks.demand_by_agent is None:
+                room &= self.free[rows, column] >= amount
+            if column in self.devices:
+                room &= device_fits(self.devices[column][rows], amount)
+        return room
 
     def shares(self, rows: IntArray) -> FloatArray:
         """float64 [len(rows)], the least free share of each row."""
@@ -113,19 +122,22 @@ class _Room:
         )
         return shares
 
-    def place(self, tasks: TaskBatch, index: int, row: int) -> Devices:
-        demand = tasks.classes.demand(int(tasks.class_id[index]), self._snapshot)
+    def place(self, index: int, row: int) -> Devices:
+        class_id = int(self._tasks.class_id[index])
+        by_agent = self._tasks.demand_by_agent
         taken: dict[str, tuple[int, ...]] = {}
-        if tasks.demand_by_agent is not None:
-            self.free[row] -= tasks.demand_by_agent[index, row]
-        for column, amount in demand.columns:
-            if tasks.demand_by_agent is None:
+        if by_agent is not None:
+            self.free[row] -= by_agent[index, row]
+        for column, amount in self._tasks.classes.demand(class_id, self._snapshot).columns:
+            if by_agent is None:
                 self.free[row, column] -= amount
             if column in self.devices:
                 picked = pick_devices(self.devices[column][row].tolist(), amount)
                 assert picked is not None, "a task was placed where its devices do not fit"
-                self.devices[column][row, list(picked)] -= min(amount, 1000)
+                self.devices[column][row, list(picked)] -= min(amount, WHOLE)
                 taken[self._snapshot.names[column]] = picked
+        for other, fits in self._fits.items():
+            fits[row] = fits[row] and self._has_room(other, slice(row, row + 1))[0]
         return taken
 
 
@@ -163,11 +175,10 @@ def _fastest_first(
 ) -> Plan:
     times = tasks.response_s
     assert times is not None, "without response times there is no fastest"
-    room = _Room(snapshot)
+    room = _Room(snapshot, tasks)
     assignment = np.full(len(tasks), -1, np.int32)
     devices: dict[int, Devices] = {}
     unplaced: dict[int, int] = {}
-    full: set[int] = set()
     queues: _Queues | None = None
     if isinstance(tasks, ForetoldBatch) and tasks.release_s is not None and tasks.release_s.size:
         queues = _Queues(tasks.release_s)
@@ -177,27 +188,24 @@ def _fastest_first(
             break
         considered += 1
         class_id = int(tasks.class_id[index])
-        row = -1 if class_id in full else _fastest(room, tasks, index, times[index])
-        if queues is not None:
+        row = _fastest(room, index, times[index])
+        if row >= 0 and queues is not None:
             here = np.where(tasks.classes.eligible(class_id, snapshot), times[index], np.inf)
-            if queues.waits(here, times[index, row] if row >= 0 else np.inf):
-                unplaced[index] = class_id
-                continue
+            if queues.waits(here, times.item(index, row)):
+                row = -1
         if row < 0:
             unplaced[index] = class_id
-            if tasks.demand_by_agent is None:
-                full.add(class_id)
             continue
         assignment[index] = row
-        taken = room.place(tasks, index, row)
+        taken = room.place(index, row)
         if taken:
             devices[index] = taken
     reasons = LazyReasons(snapshot, tasks.classes, unplaced, lambda: room.free)
     return Plan(assignment, reasons, name, considered, devices=devices)
 
 
-def _fastest(room: _Room, tasks: TaskBatch, index: int, times: FloatArray) -> int:
-    rows = np.flatnonzero(room.fits(tasks, index))
+def _fastest(room: _Room, index: int, times: FloatArray) -> int:
+    rows = np.flatnonzero(room.fits(index))
     if not rows.size:
         return -1
     here = times[rows]

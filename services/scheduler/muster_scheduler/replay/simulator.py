@@ -25,6 +25,9 @@ from muster_scheduler.replay.waiting import Waiting
 
 # As the leader does: tasks planned at once.
 MAX_PLAN = 512
+# Tasks shown to a strategy beyond those that could find a place, where waiting may be the best:
+# the more there are that wait for fast agents, the sooner a slow one is worth taking.
+LOOK_AHEAD = 128
 # U and B are looked at this often between the first arrival and the last, at equal distances.
 _LOOKS = 500
 # The reference that knows all run times; places as `learned` does.
@@ -114,6 +117,7 @@ class _Replay:
         self._start_s, self._end_s = np.full(count, np.nan), np.full(count, np.nan)
         self._agent = np.full(count, -1, np.int32)
         self._plans = 0
+        self._beyond = 0 if isinstance(forecast, Declared) else LOOK_AHEAD
         self._none = TaskBatch.of(self._classes, [])
         self._looks = _Looks(np.linspace(0.0, trace.tasks[-1].arrival_s, _LOOKS, endpoint=False))
 
@@ -180,7 +184,7 @@ class _Replay:
 
     def _place(self, now_s: float) -> None:
         while True:
-            taken = self._waiting.take(self._places, MAX_PLAN)
+            taken = self._waiting.take(self._places, self._beyond, MAX_PLAN)
             if not taken or self._plan(taken, now_s) == 0 or len(taken) < MAX_PLAN:
                 return
 

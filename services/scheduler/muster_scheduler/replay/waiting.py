@@ -24,14 +24,19 @@ class Waiting:
         """`task` is its place in the order of arrival."""
         self._lines.setdefault((-priority, class_id), deque()).append(task)
 
-    def take(self, places: Callable[[int], int], most: int) -> list[tuple[int, int, int]]:
-        """Up to `most` tasks as (-priority, task, class), of each class no more than `places`."""
+    def take(
+        self, places: Callable[[int], int], beyond: int, most: int
+    ) -> list[tuple[int, int, int]]:
+        """Up to `most` tasks as (-priority, task, class).
+
+        Of each class with any room no more than `places` and `beyond`.
+        """
         runs = []
         for (priority, class_id), line in self._lines.items():
             if line and class_id not in self.blocked:
-                count = min(places(class_id), most)
+                count = places(class_id)
                 if count:
-                    runs.append(_entries(line, priority, class_id, count))
+                    runs.append(_entries(line, priority, class_id, min(count + beyond, most)))
                 else:
                     self.blocked.add(class_id)
         return list(islice(heapq.merge(*runs), most))

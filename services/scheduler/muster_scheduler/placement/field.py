@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from muster_scheduler.placement.classes import TaskBatch, TaskMix
 from muster_scheduler.placement.devices import WHOLE, Devices
-from muster_scheduler.placement.snapshot import BoolArray, FloatArray, IntArray, Snapshot
+from muster_scheduler.placement.snapshot import BoolArray, FloatArray, Group, IntArray, Snapshot
 
 if TYPE_CHECKING:
     from muster_scheduler.placement.compiled.fragments import Field, Memo, Rows
@@ -23,6 +23,8 @@ MAX_TYPES = 256
 _MEMO_CELLS = 4 * 2**20
 # How much less than the scarcest a resource that is half as scarce matters: 2 to the power.
 _SCARCITY_POWER = 6
+# More tasks than any agent holds of a group.
+_CROWD = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,33 @@ class Scene:
         wanted[np.nonzero(amounts)[1]] = True
         self.columns: list[int] = np.flatnonzero(wanted).tolist()
         self.device_columns = [k for k in sorted(snapshot.device_free) if wanted[k]]
-        self.need = np.ascontiguousarray(amounts[:, self.columns])
+        self.held = np.ascontiguousarray(amounts[:, self.columns])
+        self._count_groups()
         self.ask = np.ascontiguousarray(amounts[:, self.device_columns])
         self.eligible, self.mask_of = self._masks()
         self.start = np.zeros(len(self.device_columns) + 1, np.int64)
         for s, column in enumerate(self.device_columns):
             self.start[s + 1] = self.start[s] + snapshot.device_free[column].shape[1]
         self._measure()
+
+    def _count_groups(self) -> None:
+        """`need` and `find`: what tasks take of held columns and what they must find there.
+
+        A group of which an agent holds at most so many tasks is a column besides: a task takes
+        one, and finds enough while fewer than its most are there.
+        """
+        classes = self.tasks.classes
+        spreads = [classes.spread(class_id) for class_id in self.class_ids]
+        self.groups: list[Group] = sorted({one.group for spread in spreads for one in spread})
+        taken = np.zeros((len(self.class_ids), len(self.groups)), np.int64)
+        found = np.zeros_like(taken)
+        for c, spread in enumerate(spreads):
+            for one in spread:
+                column = self.groups.index(one.group)
+                taken[c, column] = 1
+                found[c, column] = max(found[c, column], _CROWD - one.most + 1)
+        self.need = np.concatenate([self.held, taken], axis=1)
+        self.find = np.concatenate([self.held, found], axis=1)
 
     def _masks(self) -> tuple[BoolArray, IntArray]:
         """bool [M, G] and int64 [C]: which rows may take a class, room apart."""
@@ -105,7 +127,7 @@ class Scene:
         """What counts as value, what classes take of it, and how scarce the held columns are."""
         snapshot = self.snapshot
         capacity = snapshot.capacity[snapshot.alive][:, self.columns].sum(axis=0).astype(np.float64)
-        asked = self.frequency @ self.need[self.types].astype(np.float64)
+        asked = self.frequency @ self.held[self.types].astype(np.float64)
         scarcity: FloatArray = asked / np.maximum(capacity, 1.0)
         self.value_at, self.value_scale = 0, 1.0
         if self.device_columns:
@@ -117,7 +139,7 @@ class Scene:
             self.value_scale = WHOLE / mean if mean > 0 else 1.0
             self.size = np.zeros(len(self.class_ids))
             if asked.size:
-                self.size += self.need[:, self.value_at] * self.value_scale
+                self.size += self.held[:, self.value_at] * self.value_scale
         valued = self.device_columns or self.columns[self.value_at : self.value_at + 1]
         beside = np.array([column not in valued for column in self.columns], np.bool_)
         value = float(self.frequency @ self.size[self.types])
@@ -133,12 +155,14 @@ class Scene:
         powers = np.where(sizes > 0, np.maximum(sizes, 1e-9) ** taste.size_power, 0.0)
         weight: FloatArray = self.frequency * np.where(sizes > 0, powers, taste.plain_weight)
         total = float(weight.sum())
+        uncounted = np.zeros(len(self.groups))
         levels: dict[tuple[int, int], int] = {}
         level = np.full(self.ask.shape, -1, np.int64)
         for c, s in np.argwhere(self.ask > 0).tolist():
             level[c, s] = levels.setdefault((s, int(self.ask[c, s])), len(levels))
         return Field(
             need=self.need,
+            find=self.find,
             size=self.size,
             ask=self.ask,
             level=level,
@@ -147,9 +171,9 @@ class Scene:
             types=self.types,
             weight=weight / total if total > 0 else weight,
             start=self.start,
-            per_value=self.per_value,
-            strand=taste.strand * self.scarcity,
-            lack=taste.lack * self.scarcity,
+            per_value=np.append(self.per_value, uncounted),
+            strand=np.append(taste.strand * self.scarcity, uncounted),
+            lack=np.append(taste.lack * self.scarcity, uncounted),
             value_at=self.value_at,
             value_scale=self.value_scale,
             open_row=taste.open_row,
@@ -168,14 +192,29 @@ class Scene:
         count = snapshot.row_count
         parts = [snapshot.device_free[column] for column in self.device_columns]
         devices = np.concatenate(parts, axis=1) if parts else np.zeros((count, 0), np.int64)
+        room = np.full((count, len(self.groups)), _CROWD, np.int64)
+        for column, group in enumerate(self.groups):
+            for row, crowd in snapshot.crowds.get(group, {}).items():
+                room[row, column] -= crowd
         return Rows(
-            free=snapshot.free[:, self.columns].astype(np.int64, order="C"),
+            free=np.concatenate([snapshot.free[:, self.columns], room], axis=1),
             devices=np.ascontiguousarray(devices),
             eligible=self.eligible,
             untouched=np.ascontiguousarray((snapshot.used == 0).all(axis=1)),
             kind=np.zeros(count, np.int64) if kind is None else kind,
             quota=np.zeros((0, 0), np.int64) if quota is None else quota.copy(),
         )
+
+    def free_value(self) -> float:
+        """What is free on the rows that may take any of the classes."""
+        rows = self.eligible.any(axis=1)
+        if self.device_columns:
+            parts = (self.snapshot.device_free[column][rows] for column in self.device_columns)
+            return float(sum(int(np.maximum(part, 0).sum()) for part in parts))
+        if not self.columns:
+            return 0.0
+        free = self.snapshot.free[rows, self.columns[self.value_at]]
+        return float(np.maximum(free, 0).sum()) * self.value_scale
 
     def memo(self) -> Memo:
         from muster_scheduler.placement.compiled.fragments import Memo  # noqa: PLC0415 - heavy
@@ -194,7 +233,7 @@ class Scene:
             can=np.zeros(levels, np.bool_),
             loss=np.zeros(levels, np.int64),
             kept=np.zeros(int(self.start[-1]), np.int64),
-            left=np.zeros(len(self.columns), np.int64),
+            left=np.zeros(self.need.shape[1], np.int64),
         )
 
     def devices_of(self, given: BoolArray, first: int) -> Mapping[int, Devices]:
@@ -212,7 +251,7 @@ class Scene:
     def free_after(self, rows: Rows) -> IntArray:
         """int64 [M, K], what a plan left."""
         free = self.snapshot.free.copy()
-        free[:, self.columns] = rows.free
+        free[:, self.columns] = rows.free[:, : len(self.columns)]
         return free
 
 

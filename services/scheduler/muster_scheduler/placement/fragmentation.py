@@ -10,20 +10,23 @@ count too. On clusters without devices the scarcest resource takes their part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
+from muster_scheduler.placement.by_agent import place_by_agent
 from muster_scheduler.placement.classes import TaskBatch
 from muster_scheduler.placement.devices import Devices
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.field import Scene, Taste, sequence_parts
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import Plan, Policy
-from muster_scheduler.placement.snapshot import Snapshot
+from muster_scheduler.placement.shares import free_shares_after
+from muster_scheduler.placement.snapshot import IntArray, Snapshot
 from muster_scheduler.placement.strategy import register
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ class Fragmentation:
     ) -> Plan:
         """See Strategy; draws nothing from `rng`."""
         assert snapshot.is_current(), "the agent table changed after this view was taken"
+        if tasks.demand_by_agent is not None:
+            return place_by_row(self.name, snapshot, tasks, policy, stop)
         scene = Scene(snapshot, tasks)
         return plan_in_order(self.name, scene, scene.field(self._taste), scene.rows(), policy, stop)
 
@@ -99,14 +104,35 @@ def plan_in_order(
         place_all(field, rows, memo, scene.sequence[part], assignment[part], given)
         devices.update(scene.devices_of(given, part.start))
         considered = part.stop
+    free = partial(scene.free_after, rows)
+    return _finish(name, scene.snapshot, tasks, assignment, considered, free, devices, policy)
+
+
+def place_by_row(
+    name: str, snapshot: Snapshot, tasks: TaskBatch, policy: Policy, stop: Callable[[], bool]
+) -> Plan:
+    """Where demands differ by agent no type has fragments; tasks go as `best_fit` has them."""
+    placed, left = place_by_agent(snapshot, tasks, free_shares_after, stop)
+    assignment = np.full(len(tasks), -1, np.int32)
+    assignment[: len(placed)] = placed
+    free = partial(np.asarray, left)
+    return _finish(name, snapshot, tasks, assignment, len(placed), free, {}, policy)
+
+
+def _finish(
+    name: str,
+    snapshot: Snapshot,
+    tasks: TaskBatch,
+    assignment: NDArray[np.int32],
+    considered: int,
+    free: Callable[[], IntArray],
+    devices: Mapping[int, Devices],
+    policy: Policy,
+) -> Plan:
     unplaced = np.flatnonzero(assignment[:considered] < 0).tolist()
-    reasons = LazyReasons(
-        scene.snapshot,
-        tasks.classes,
-        {index: int(tasks.class_id[index]) for index in unplaced},
-        partial(scene.free_after, rows),
-    )
-    score = evaluate(scene.snapshot, tasks, assignment, policy) if policy.measured else None
+    class_of = {index: int(tasks.class_id[index]) for index in unplaced}
+    reasons = LazyReasons(snapshot, tasks.classes, class_of, free)
+    score = evaluate(snapshot, tasks, assignment, policy) if policy.measured else None
     if score is None:
         return Plan(assignment, reasons, name, considered, devices=devices)
     return Plan(

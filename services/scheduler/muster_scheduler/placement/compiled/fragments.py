@@ -26,7 +26,8 @@ _SAME = 1e-9
 class Field(NamedTuple):
     """Classes, the mix and what is weighed; read only. C classes, H held columns, F types.
 
-    need      int64 [C, H], held amounts          size    float64 [C], the value that it takes
+    find      int64 [C, H], what must be free of held columns, at least what is taken
+    need      int64 [C, H], what is taken of them  size    float64 [C], the value that it takes
     ask       int64 [C, S], thousandths of devices of S resources
     level     int64 [C, S], index of `ask` among the L distinct ones, -1 for none
     level_of  int64 [L, 2], (resource, thousandths)
@@ -39,6 +40,7 @@ class Field(NamedTuple):
     value_at  the column that is the value where there are no devices, value_scale its factor
     """
 
+    find: IntArray
     need: IntArray
     size: FloatArray
     ask: IntArray
@@ -101,7 +103,7 @@ class Memo(NamedTuple):
 @kernel
 def holds(field: Field, free: IntArray, c: int) -> bool:
     for h in range(free.shape[0]):
-        if field.need[c, h] > 0 and field.need[c, h] > free[h]:
+        if field.find[c, h] > 0 and field.find[c, h] > free[h]:
             return False
     return True
 
@@ -234,7 +236,7 @@ def rate_row(field: Field, rows: Rows, memo: Memo, n: int, c: int) -> float:
         memo.before[n] = fragments(field, rows.free[n], devices, rows.eligible[n], memo)
         memo.before_at[n] = memo.version[n]
     value = value_of(field, rows.free[n], devices)
-    score = balance(field, rows, n, c, value) - memo.before[n]
+    score: float = balance(field, rows, n, c, value) - memo.before[n]
     if rows.untouched[n]:
         score += field.open_row * value / WHOLE
     for d in range(devices.shape[0]):

@@ -34,7 +34,7 @@ from muster_scheduler.placement.improvement import STARTS, ImprovingStrategy
 IMPROVING = tuple(
     name
     for name in names()
-    if isinstance(get(name), ImprovingStrategy) or name in ("exact", "search", "auto")
+    if isinstance(get(name), ImprovingStrategy) or name in ("exact", "search")
 )
 # Enough to see each do something, few enough that all of them together take seconds.
 STEPS = 2
@@ -275,6 +275,21 @@ def test_agents_with_none_of_a_resource_get_no_task_that_wants_it(strategy: str)
     on_devices = sorted(plan.assignment[:3].tolist())
     assert on_devices == [-1, row, row]
     assert plan.assignment[3] >= 0
+
+
+@every_strategy
+@pytest.mark.parametrize("agents", [3, 30])
+def test_what_is_free_on_several_devices_together_is_no_device(strategy: str, agents: int) -> None:
+    cluster = Cluster()
+    used = cluster.table.demand_row(ResourceVector.of({"gpu": 400}))
+    for _ in range(agents):
+        row = cluster.add({"cpu": 4000, "slots": 9, "gpu": 2000})
+        for device in (0, 1):
+            cluster.table.take(row, used, {"gpu": (device,)})
+    tasks = [cluster.task({"gpu": amount, "slots": 1}) for amount in (1000, 601, 600, 600)]
+    plan = cluster.plan(strategy, tasks)
+    check_feasible(cluster.table.view(), TaskBatch.of(cluster.classes, tasks), plan)
+    assert (plan.assignment >= 0).tolist() == [False, False, True, True]
 
 
 @every_strategy

@@ -212,6 +212,19 @@ def _descending(key: Floats) -> Ints32:
     return np.argsort(-key, kind="stable").astype(np.int32)
 
 
+def start_of(
+    snapshot: Snapshot,
+    tasks: TaskBatch,
+    policy: Policy,
+    now_s: float,
+    rng: Generator,
+    stop: Callable[[], bool],
+    framed: Frame | None,
+) -> Ints32:
+    """int32 [N], rows: the best plan of STARTS."""
+    return _best_start(snapshot, tasks, policy, now_s, rng, stop, framed)[0]
+
+
 def _best_start(
     snapshot: Snapshot,
     tasks: TaskBatch,

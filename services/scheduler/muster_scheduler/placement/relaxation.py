@@ -52,7 +52,9 @@ class _Program:
     before: Floats
 
 
-def relax(problem: Problem, loads: Floats, used: Ints, time_limit_s: float) -> Relaxation | None:
+def relax(
+    problem: Problem, loads: Floats, used: Ints, time_limit_s: float, rounds: int = _ROUNDS
+) -> Relaxation | None:
     """None where no split placement places every task, or the limit was reached.
 
     `loads` and `used` are the start's: where its shares are greatest.
@@ -65,7 +67,7 @@ def relax(problem: Problem, loads: Floats, used: Ints, time_limit_s: float) -> R
     tangents = [_tangent(program, loads)] if spread else []
     found: Any = None
     value = -math.inf
-    for _ in range(_ROUNDS if spread else 1):
+    for _ in range(rounds if spread else 1):
         upper, limit = _with_tangents(program, tangents)
         found = linprog(
             program.cost,
@@ -74,7 +76,7 @@ def relax(problem: Problem, loads: Floats, used: Ints, time_limit_s: float) -> R
             program.equal,
             np.ones(program.equal.shape[0]),
             method="highs",
-            options={"time_limit": time_limit_s / (_ROUNDS if spread else 1)},
+            options={"time_limit": time_limit_s / (rounds if spread else 1)},
         )
         if found.status != 0:
             return None

@@ -20,6 +20,8 @@ from muster_scheduler.placement.problem import Floats, Ints32, Problem
 
 # Shares below this are rounding.
 _NOTHING = 1e-9
+# Draws for a task on a given agent; with 16 agents two of three find one.
+_TRIES = 16
 
 
 @kernel
@@ -38,7 +40,8 @@ def draw(
     """(task, agent, task that comes back or -1); the task is -1 where the draw means nothing.
 
     A third are moves. A move's agent is drawn among the class's choices; with bias above 1 the
-    first ones, which the caller has sorted to be the best, are drawn more often.
+    first ones, which the caller has sorted to be the best, are drawn more often, and what comes
+    back in a swap is a task of that agent.
     """
     i = movable[below(words, movable.shape[0])]
     a = state.place[i]
@@ -56,6 +59,14 @@ def draw(
         if a >= 0 or uniform(words) < 0.5:
             return i, b, -1
     i2 = movable[below(words, movable.shape[0])]
+    if bias > 1.0:
+        b = problem.choices[row, int(problem.choice_count[row] * uniform(words) ** bias)]
+        if b == a:
+            return -1, -1, -1
+        for _ in range(_TRIES):
+            if state.place[i2] == b:
+                break
+            i2 = movable[below(words, movable.shape[0])]
     b = state.place[i2]
     if b < 0 or a == b or not may_take(problem, i, b):
         return -1, -1, -1

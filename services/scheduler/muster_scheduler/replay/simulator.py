@@ -6,12 +6,14 @@ Deterministic for a trace, a strategy and a seed.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muster_scheduler.learning.evaluation import UNKNOWN_S
+from muster_scheduler.placement.auto import Auto, ChosenPlan
 from muster_scheduler.placement.classes import ClassTable, TaskBatch
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.learned import ForetoldBatch
@@ -20,7 +22,7 @@ from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable, FloatArray, IntArray
 from muster_scheduler.placement.strategy import Strategy, get
 from muster_scheduler.replay.forecast import Declared, Forecast, Learning, Oracle
-from muster_scheduler.replay.trace import Trace
+from muster_scheduler.replay.trace import Trace, TraceTask
 from muster_scheduler.replay.waiting import Waiting
 
 # As the leader does: tasks planned at once.
@@ -64,7 +66,8 @@ def simulate(trace: Trace, strategy: str, policy: Policy, seed: int, max_steps: 
         forecast = Oracle(trace)
     elif strategy in ("learned", "auto"):
         forecast = Learning(trace, seed)
-    placer = get("learned" if strategy == ORACLE else strategy)
+    # One of its own, for what it has learned must not come from another replay.
+    placer = Auto() if strategy == "auto" else get("learned" if strategy == ORACLE else strategy)
     return _Replay(trace, placer, forecast, policy, seed, max_steps).run(strategy)
 
 
@@ -218,6 +221,8 @@ class _Replay:
             snapshot, batch, self._policy, now_s, self._rng, _never, self._max_steps
         )
         self._plans += 1
+        if isinstance(plan, ChosenPlan) and isinstance(self._placer, Auto) and plan.choice:
+            self._placer.bandit.learn(plan.choice, -self._realised(tasks, batch, plan))
         found: list[tuple[int, int, int]] = []
         for index, row in enumerate(plan.assignment.tolist()):
             if row >= 0:
@@ -231,6 +236,16 @@ class _Replay:
                 self._waiting.blocked.add(taken[index][2])
         self._waiting.remove(found)
         return len(found)
+
+    def _realised(
+        self, tasks: Sequence[TraceTask], batch: ForetoldBatch, plan: ChosenPlan
+    ) -> float:
+        """J of the plan with the run times that come true."""
+        snapshot = self._table.view()
+        agents = self._trace.agents
+        true_s = np.array([[agent.run_s(task) for agent in agents] for task in tasks])
+        batch = replace(batch, response_s=true_s)
+        return evaluate(snapshot, batch, plan.assignment, self._policy).J
 
     def _release_s(self, now_s: float) -> FloatArray | None:
         """float64 [M, R] as ForetoldBatch has it; None where nothing runs."""

@@ -29,6 +29,7 @@ from muster_scheduler.placement import (
     get,
     names,
 )
+from muster_scheduler.placement.classes import Spread
 from muster_scheduler.placement.improvement import STARTS, ImprovingStrategy
 
 IMPROVING = tuple(
@@ -290,6 +291,28 @@ def test_what_is_free_on_several_devices_together_is_no_device(strategy: str, ag
     plan = cluster.plan(strategy, tasks)
     check_feasible(cluster.table.view(), TaskBatch.of(cluster.classes, tasks), plan)
     assert (plan.assignment >= 0).tolist() == [False, False, True, True]
+
+
+@every_strategy
+@pytest.mark.parametrize("predicted", [False, True])
+def test_agents_hold_no_more_of_a_group_than_they_may(strategy: str, predicted: bool) -> None:
+    cluster, group = Cluster(), ("t", "app", "web")
+    for _ in range(5):
+        cluster.add({"cpu": 64_000, "slots": 64})
+    cluster.table.join(0, group)
+    web = cluster.task({"cpu": 100, "slots": 1}, spread=(Spread(group, 2),))
+    tasks = TaskBatch.of(cluster.classes, [web] * 20 + [cluster.task({"cpu": 100})] * 10)
+    if predicted:
+        times = np.random.default_rng(2).uniform(1, 9, (len(tasks), 5))
+        tasks = replace(tasks, response_s=times)
+    plan = cluster.plan(strategy, tasks)
+    placed = plan.assignment[:20]
+    assert np.bincount(placed[placed >= 0], minlength=5).tolist() == [1, 2, 2, 2, 2]
+    assert (plan.assignment[20:] >= 0).all()
+    unplaced = int(np.flatnonzero(placed < 0)[0])
+    assert "app max 2" in str(plan.reasons[unplaced]) or "taken by tasks before" in str(
+        plan.reasons[unplaced]
+    )
 
 
 @every_strategy

@@ -14,7 +14,7 @@ from muster_scheduler.placement.devices import WHOLE, Devices, device_fits, pick
 from muster_scheduler.placement.explain import LazyReasons
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY, Plan, Policy
-from muster_scheduler.placement.snapshot import BoolArray, FloatArray, IntArray, Snapshot
+from muster_scheduler.placement.snapshot import BoolArray, FloatArray, Group, IntArray, Snapshot
 from muster_scheduler.placement.strategy import get, names, register
 
 _TASKS_PER_STOP = 64
@@ -90,6 +90,11 @@ class _Room:
         self.devices = {k: grid.copy() for k, grid in snapshot.device_free.items()}
         self._snapshot, self._tasks = snapshot, tasks
         self._fits: dict[int, BoolArray] = {}
+        self._crowds: dict[Group, dict[int, int]] = {}
+
+    def _crowd(self, group: Group) -> dict[int, int]:
+        """How many tasks of the group each row holds."""
+        return self._crowds.setdefault(group, dict(self._snapshot.crowds.get(group, {})))
 
     def fits(self, index: int) -> BoolArray:
         """bool [M], read only; remembered per class."""
@@ -113,6 +118,11 @@ class _Room:
                 room &= self.free[rows, column] >= amount
             if column in self.devices:
                 room &= device_fits(self.devices[column][rows], amount)
+        first = rows.start or 0
+        for spread in self._tasks.classes.spread(class_id):
+            for row, count in self._crowd(spread.group).items():
+                if first <= row < first + room.shape[0]:
+                    room[row - first] &= count < spread.most
         return room
 
     def shares(self, rows: IntArray) -> FloatArray:
@@ -136,6 +146,9 @@ class _Room:
                 assert picked is not None, "a task was placed where its devices do not fit"
                 self.devices[column][row, list(picked)] -= min(amount, WHOLE)
                 taken[self._snapshot.names[column]] = picked
+        for spread in self._tasks.classes.spread(class_id):
+            crowd = self._crowd(spread.group)
+            crowd[row] = crowd.get(row, 0) + 1
         for other, fits in self._fits.items():
             fits[row] = fits[row] and self._has_room(other, slice(row, row + 1))[0]
         return taken

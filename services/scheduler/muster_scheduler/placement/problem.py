@@ -39,8 +39,9 @@ class Problem(NamedTuple):
     class_row     int32 [N], the task's row in `allowed` and `choices`
     allowed       bool [C, M]: may take it, as far as anything but what is left there says
     choices       int32 [C, W], allowed agents, -1 behind the last; choice_count int64 [C], 0 for
-                  classes that want devices: which indices are free is not in the problem, so
-                  their tasks stay where a constructive strategy put them
+                  classes that want devices, or of which agents hold only so many: which indices
+                  are free and who holds what is not in the problem, so their tasks stay where a
+                  constructive strategy put them
     capacity, used int64 [M, K]; `used` is held by what runs already
     inverse       float64 [M, K], 1 / capacity, 0 where there is none
     least_load    float64 [M], L_j from the resources that no task asks for; K counts the others
@@ -137,6 +138,7 @@ def frame(snapshot: Snapshot, tasks: TaskBatch, policy: Policy) -> Frame | None:
     fitting = _may_ever_fit(demand, demand_row, class_row, allowed, capacity, used)
     choices, counts = _choices(fitting)
     counts[_on_devices(demand, demand_row, class_row, snapshot)] = 0
+    counts[class_row[tasks.classes.dense.is_spread[tasks.class_id]]] = 0
     problem = _problem(tasks, policy, time, demand, capacity, used)
     return Frame(
         problem._replace(

@@ -158,7 +158,7 @@ def share_key(
 
 @kernel
 def least_of_eight(tree: FloatArray, first: int) -> float:
-    least = tree[first]
+    least: float = tree[first]
     for i in range(first + 1, first + 8):
         least = tree[i] if tree[i] < least else least
     return least

@@ -136,6 +136,7 @@ def test_an_unknown_service_is_named_with_those_there_are(
         ("zone not_in a", ("zone", "not_in", ["a"])),
         ("gpu exists", ("gpu", "exists", [])),
         ("gpu not_exists", ("gpu", "not_exists", [])),
+        ("app max 2", ("app", "max", ["2"])),
     ],
 )
 def test_constraints(text: str, constraint: tuple[str, str, list[str]]) -> None:

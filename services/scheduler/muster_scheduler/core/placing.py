@@ -13,6 +13,7 @@ from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, O
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.core.suspects import place_alone
 from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.snapshot import Snapshot
 from muster_scheduler.placement.strategy import get
 
@@ -107,12 +108,15 @@ def _plan(
     strategy = get(state.policy.strategy)
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
     unplaced: list[Candidate] = []
-    for candidate, row in zip(candidates, plan.assignment.tolist(), strict=True):
+    places = zip(candidates, plan.assignment.tolist(), strict=True)
+    for index, (candidate, row) in enumerate(places):
         if row < 0 or not _admits(state, snapshot, candidate.class_id, row):
             unplaced.append(candidate)
             blocked.add(candidate.line.key)
         else:
-            _assign(state, candidate.task, AgentId(state.table.agent_id_at(row)), now)
+            agent_id = AgentId(state.table.agent_id_at(row))
+            given = plan.devices.get(index, NO_DEVICES)
+            _assign(state, candidate.task, agent_id, now, given)
     state.queue.put_back(unplaced)
     count = len(candidates) - len(unplaced)
     state.placed_count += count
@@ -127,11 +131,17 @@ def _admits(state: ClusterState, snapshot: Snapshot, class_id: int, row: int) ->
     )
 
 
-def _assign(state: ClusterState, task: OpenTask, agent_id: AgentId, now: Now) -> None:
+def _assign(
+    state: ClusterState,
+    task: OpenTask,
+    agent_id: AgentId,
+    now: Now,
+    devices: Devices = NO_DEVICES,
+) -> None:
     """Charges the agent at once; the attempt is pushed when its assignment is durable."""
     agent = state.agents[agent_id]
     status = assigned(task.status, task.id, agent_id, agent.incarnation, now.wall_ms)
     task.started = False
-    state.charge(task, agent)
+    state.charge(task, agent, devices)
     ref = AttemptRef(task.id, status.attempt, task.spec.tenant)
     state.decide(task, status, Effect(EffectKind.ASSIGN, agent_id, ref))

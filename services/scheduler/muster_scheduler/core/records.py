@@ -12,6 +12,7 @@ from muster.domain.agent_lifecycle import AgentState, AgentWish, may_receive_wor
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import POISON_DEATHS, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import TaskState
+from muster_scheduler.placement.devices import NO_DEVICES, Devices
 
 # A task that so many agents have died with runs alone: one more, and it is DEAD.
 SUSPECT_DEATHS = POISON_DEATHS - 1
@@ -72,7 +73,8 @@ class OpenTask:
     not created yet). Decisions run ahead of storage: while `write` is under way further ones
     change `status` and gather `effects` (it is `ahead`), and the next write carries them all.
     `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
-    `row` is the agent table's row that the task is charged to, -1 = none. `alone_since_boot_ms` is
+    `row` is the agent table's row that the task is charged to, -1 = none; `devices` are those that
+    it is charged with there. `alone_since_boot_ms` is
     since when a suspect waits to run alone, 0 = not known yet.
     """
 
@@ -80,6 +82,7 @@ class OpenTask:
         "ahead",
         "alone_since_boot_ms",
         "class_id",
+        "devices",
         "effects",
         "id",
         "plain_class_id",
@@ -105,6 +108,7 @@ class OpenTask:
         self.plain_class_id = -1
         self.queued = False
         self.row = -1
+        self.devices: Devices = NO_DEVICES
         self.started = status.started_at_ms > 0
         self.waiting = False
         self.ahead = False

@@ -28,6 +28,7 @@ from muster_scheduler.core.records import (
     Write,
 )
 from muster_scheduler.placement.classes import ClassTable, Spread
+from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable
 
@@ -131,14 +132,16 @@ class ClusterState:
             self.queue.add(task)
             self.place_again = True
 
-    def charge(self, task: OpenTask, agent: AgentEntry) -> None:
-        """Books the task on the agent."""
+    def charge(self, task: OpenTask, agent: AgentEntry, devices: Devices = NO_DEVICES) -> None:
+        """Books the task on the agent; without `devices`, on those that it is best given there."""
         assert task.row < 0, f"{task!r} is charged twice"
         agent.tasks[task.id] = task
         self.held[task.spec.tenant] += 1
         if agent.id in self.table:
             task.row = self.table.row_of(agent.id)
-            self.table.take(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            demand_row = self.classes.demand_row(task.plain_class_id, self.table)
+            task.devices = devices or self.table.devices_for(task.row, demand_row)
+            self.table.take(task.row, demand_row, task.devices)
             for spread in self.classes.spread(task.plain_class_id):
                 self.table.join(task.row, spread.group)
             if task.waiting:
@@ -158,7 +161,9 @@ class ClusterState:
         if task.row >= 0:
             if task.waiting:
                 self._lend(task, back=True)
-            self.table.give_back(task.row, self.classes.demand_row(task.plain_class_id, self.table))
+            demand_row = self.classes.demand_row(task.plain_class_id, self.table)
+            self.table.give_back(task.row, demand_row, task.devices)
+            task.devices = NO_DEVICES
             for spread in self.classes.spread(task.plain_class_id):
                 self.table.leave(task.row, spread.group)
             task.row = -1

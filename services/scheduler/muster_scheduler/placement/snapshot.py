@@ -337,6 +337,8 @@ class AgentTable:
 
         A resource of which the row has not enough is left out: its amount alone will count.
         """
+        if not self._devices:
+            return NO_DEVICES
         found = {}
         for column, grid in self._devices.items():
             amount = int(demand_row[column]) if column < demand_row.shape[0] else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,7 +133,9 @@ def test_deltas_add_up_to_the_full_evaluation(seed: int, objective: str) -> None
             energy += policy.w_u * (1.0 - problem.used_before)
         assert math.isclose(energy, wanted, rel_tol=1e-6, abs_tol=1e-6)
     fresh = delta.new_state(problem, state.place)
-    assert np.allclose(fresh.sums, state.sums, rtol=1e-9, atol=1e-9)
+    # The smooth makespan is kept up only where the makespan is what counts.
+    kept = np.arange(8) != 6 if objective != "makespan" else np.full(8, True)
+    assert np.allclose(fresh.sums[kept], state.sums[kept], rtol=1e-9, atol=1e-9)
     assert (fresh.used == state.used).all()
 
 
@@ -151,7 +154,7 @@ def test_energy_orders_plans_as_the_score_does(seed: int) -> None:
         score = evaluate(found.snapshot, found.tasks, framed.to_rows(place), policy)
         ranked.append((score.order(policy), energy))
     ranked.sort()
-    for (lower, low), (higher, high) in zip(ranked, ranked[1:], strict=False):
+    for (lower, low), (higher, high) in pairwise(ranked):
         close = np.allclose(lower, higher, rtol=1e-4, atol=1e-6)
         assert close or low < high
 
@@ -274,7 +277,7 @@ def test_no_point_of_the_front_is_better_than_another() -> None:
         120,
     )
     assert points
-    for lower, higher in zip(points, points[1:], strict=False):
+    for lower, higher in pairwise(points):
         assert lower.T < higher.T
         assert lower.B > higher.B
     for point in points:

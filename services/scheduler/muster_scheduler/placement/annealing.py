@@ -52,7 +52,7 @@ class Annealing(ImprovingStrategy):
 
 
 def anneal_round(
-    work: Work, start: Ints32, hot: float, steps: int, cold: float = _COLD, bias: float = 1.0
+    work: Work, start: Ints32, hot: float, steps: int, cold: float = _COLD
 ) -> float | None:
     """One cooling from `start`; the round's best energy, None when it was ended early."""
     from muster_scheduler.placement.compiled.annealer import anneal  # noqa: PLC0415
@@ -75,7 +75,7 @@ def anneal_round(
             hot * cold ** (step / steps),
             hot * cold ** ((step + 1) / steps),
             -1.0,
-            bias,
+            work.bias,
         )
     work.offer(best, best_energy)
     return float(best_energy)

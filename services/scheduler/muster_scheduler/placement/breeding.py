@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from muster_scheduler.placement.improvement import DRAWS_PER_STEP, Work, orders
+from muster_scheduler.placement.improvement import DRAWS_PER_STEP, Work, orders, typical_rise
 from muster_scheduler.placement.problem import Ints32, Problem
+
+# Temperatures, as exponents of ten of what a worsening change costs, and how far they fall.
+_HEAT = (-2.5, -0.5)
+_COLD = 0.03
+_HOT_QUANTILE = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,13 +24,15 @@ class Member:
 
 
 def repaired(work: Work, place: Ints32, problem: Problem | None = None) -> Member:
-    """A feasible plan near `place`: overload dropped, gaps filled greedily, then a descent.
+    """A feasible plan near `place`: overload dropped, gaps filled greedily, then a cool descent.
 
+    A descent at a low temperature, another for each child, ends far lower than a strict one.
     `problem` weighs T and B differently where it is given; the energy is in its terms.
     """
     from muster_scheduler.placement.compiled.annealer import (  # noqa: PLC0415 - numba is heavy
-        descend,
+        anneal,
         drop_overload,
+        exact_energy,
         place_greedily,
     )
     from muster_scheduler.placement.compiled.delta import new_state  # noqa: PLC0415
@@ -36,8 +43,22 @@ def repaired(work: Work, place: Ints32, problem: Problem | None = None) -> Membe
     if state.over.any():
         drop_overload(problem, state, order)
     place_greedily(problem, state, order)
-    energy = descend(problem, state, work.movable, work.words, _draws(work), 1.0)
-    return Member(state.place, float(energy))
+    best, energy = state.place.copy(), exact_energy(problem, state)
+    hot = work.rise * 10.0 ** work.rng.uniform(*_HEAT)
+    energy = anneal(
+        problem,
+        state,
+        best,
+        energy,
+        work.movable,
+        work.words,
+        _draws(work),
+        hot,
+        hot * _COLD,
+        -1.0,
+        work.bias,
+    )
+    return Member(best, float(energy))
 
 
 def crossed(work: Work, mother: Ints32, father: Ints32, mutation: float) -> Ints32:
@@ -57,6 +78,7 @@ def founders(work: Work, count: int) -> list[Member]:
     from muster_scheduler.placement.compiled.annealer import place_greedily  # noqa: PLC0415
     from muster_scheduler.placement.compiled.delta import new_state  # noqa: PLC0415
 
+    work.rise = typical_rise(work, work.place, _HOT_QUANTILE)
     members = [Member(work.place.copy(), work.energy)]
     seeds = orders(work.problem)
     while len(members) < count and work.goes_on():

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from muster_scheduler.placement.breeding import crossed, repaired
 from muster_scheduler.placement.classes import TaskBatch
-from muster_scheduler.placement.improvement import Work, begin, start_of
+from muster_scheduler.placement.improvement import Work, begin, start_of, typical_rise
 from muster_scheduler.placement.objective import evaluate
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.problem import Floats, Ints32, frame
-from muster_scheduler.placement.snapshot import Snapshot
+from muster_scheduler.placement.snapshot import BoolArray, Snapshot
 
 _MEMBERS = 32
 _MUTATION = 0.02
+_HOT_QUANTILE = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +61,8 @@ def pareto_front(
     work = begin(framed, policy, start, rng, stop, max_steps)
     points = [_point(snapshot, tasks, policy, framed.to_rows(work.place), work.place)]
     points.append(_point(snapshot, tasks, policy, start, framed.from_rows(start)))
+    if len(work.movable):
+        work.rise = typical_rise(work, work.place, _HOT_QUANTILE)
     while len(work.movable) and work.goes_on():
         mother, father = (points[k].place for k in rng.integers(len(points), size=2))
         place = _child(work, mother, father)
@@ -116,13 +119,13 @@ def _survivors(points: list[_Point]) -> list[_Point]:
 
 def _ranks(goals: Floats) -> NDArray[np.int64]:
     """int64 [P], 0 for points that none dominates, 1 for those that only these do, and so on."""
-    no_worse = (goals[:, None, :] <= goals[None, :, :]).all(axis=2)
+    no_worse: BoolArray = np.all(goals[:, None, :] <= goals[None, :, :], axis=2)
     dominates = no_worse & ~no_worse.T
     ranks = np.full(len(goals), -1, np.int64)
     rank = 0
     while (ranks < 0).any():
         left = ranks < 0
-        first = left & ~dominates[left].any(axis=0)
+        first = left & ~np.any(dominates[left], axis=0)
         ranks[first] = rank
         rank += 1
     return ranks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from muster_scheduler.placement.breeding import Member, crossed, founders, repaired
+from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, learn_pressures
 from muster_scheduler.placement.strategy import register
 
@@ -18,15 +19,15 @@ _LEARN_EVERY = 16
 class Genetic(ImprovingStrategy):
     """Steady state: a child takes the place of the worst member unless it is one's equal.
 
-    Seeded with the best start and greedy plans; parents by tournament, uniform crossover of
-    varying share, mutation by placing some tasks anew. With the descent it is a memetic
-    algorithm (Moscato 1989): without it, no crossover of placements came near the other
-    strategies.
+    Seeded with the best start, greedy plans and the rounded relaxation; parents by tournament,
+    uniform crossover of varying share, mutation by placing some tasks anew. With the descent it
+    is a memetic algorithm (Moscato 1989).
     """
 
     name = "genetic"
 
     def improve(self, work: Work) -> None:
+        guide(work)
         members = founders(work, _MEMBERS)
         children = 0
         while work.goes_on():
@@ -41,7 +42,8 @@ class Genetic(ImprovingStrategy):
 
 def _parent(work: Work, members: list[Member]) -> Member:
     one, other = work.rng.integers(len(members), size=2)
-    return min(members[one], members[other], key=lambda member: member.energy)
+    best: Member = min(members[one], members[other], key=lambda member: member.energy)
+    return best
 
 
 def _admit(members: list[Member], child: Member) -> None:

@@ -40,6 +40,8 @@ class Work:
     movable  int32, the tasks that may be moved; what else a plan must know of the rest is not
              in the problem
     bound    of the policy's objective, where one is known
+    bias     above 1 where the choices are sorted: how much more often the first are drawn
+    rise     what a change that worsens typically costs, once a strategy has asked
     """
 
     problem: Problem
@@ -53,6 +55,8 @@ class Work:
     max_steps: int
     bound: float | None = None
     steps: int = 0
+    bias: float = 1.0
+    rise: float = 0.0
 
     def goes_on(self) -> bool:
         """Count a step; False once there is no more time for one."""
@@ -101,7 +105,9 @@ class ImprovingStrategy(ABC):
         improved = evaluate(snapshot, tasks, found, policy)
         if improved.order(policy) < score.order(policy):
             start, score = found, improved
-        return _plan(self.name, snapshot, tasks, policy, start, score, devices, work.bound)
+        # Bounds are of plans that place every task.
+        bound = work.bound if not score.unplaced_weight else None
+        return _plan(self.name, snapshot, tasks, policy, start, score, devices, bound)
 
 
 def begin(

@@ -119,7 +119,8 @@ class Frame:
 def frame(snapshot: Snapshot, tasks: TaskBatch, policy: Policy) -> Frame | None:
     """None where there is nothing to improve: no task, no agent, or a mask beyond MAX_MASK."""
     rows = np.flatnonzero(snapshot.alive).astype(np.int32)
-    class_ids, class_row = np.unique(tasks.class_id, return_inverse=True)
+    class_ids, inverse = np.unique(tasks.class_id, return_inverse=True)
+    class_row: Ints32 = inverse.astype(np.int32)
     if not len(tasks) or not len(rows) or len(class_ids) * len(rows) > MAX_MASK:
         return None
     index = np.full(snapshot.row_count, -1, np.int32)
@@ -128,7 +129,6 @@ def frame(snapshot: Snapshot, tasks: TaskBatch, policy: Policy) -> Frame | None:
     demand, demand_row = _demand(snapshot, tasks, rows, class_ids, class_row)
     time = _time(tasks, rows)
     allowed = _allowed(snapshot, tasks, rows, class_ids)
-    class_row = class_row.astype(np.int32)
     finite = np.isfinite(time)
     if not finite.all():
         # A response time that is no number makes the pair impossible, for this task alone.
@@ -158,7 +158,7 @@ def _demand(
     tasks: TaskBatch,
     rows: Ints32,
     class_ids: Ints32,
-    class_row: NDArray[np.intp],
+    class_row: Ints32,
 ) -> tuple[Ints, Ints32]:
     if tasks.demand_by_agent is not None:
         own = np.ascontiguousarray(tasks.demand_by_agent[:, rows, :], np.int64)
@@ -167,7 +167,7 @@ def _demand(
     for position, class_id in enumerate(class_ids.tolist()):
         for column, amount in tasks.classes.demand(class_id, snapshot).columns:
             demand[position, 0, column] = amount
-    return demand, class_row.astype(np.int32)
+    return demand, class_row
 
 
 def _time(tasks: TaskBatch, rows: Ints32) -> Floats:

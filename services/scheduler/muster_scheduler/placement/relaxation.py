@@ -96,7 +96,8 @@ def _relaxation(problem: Problem, program: _Program, found: Any, reduced: Floats
     parts, costs = np.zeros(shape), np.full(shape, math.inf)
     parts[program.task, program.agent] = found.x[: len(program.task)]
     costs[program.task, program.agent] = reduced
-    costs -= costs.min(axis=1, keepdims=True)
+    least = costs.min(axis=1, keepdims=True)
+    costs -= np.where(np.isfinite(least), least, 0.0)
     bound: float | None = float(found.fun)
     if problem.k_longest > 0.0:
         bound = float(found.fun) * problem.scale
@@ -163,7 +164,8 @@ def _column(problem: Problem, used: Ints) -> Ints:
     """int64 [M], the resource of greatest share on each agent."""
     if not problem.capacity.shape[1]:
         return np.zeros(len(problem.capacity), np.int64)
-    return (used * problem.inverse).argmax(axis=1)
+    column: Ints = (used * problem.inverse).argmax(axis=1)
+    return column
 
 
 def _share(problem: Problem, used: Ints, task: Ints, agent: Ints) -> Floats:
@@ -208,6 +210,6 @@ def _with_tangents(
 
 def rounded(relaxation: Relaxation, choice_count: Ints) -> Ints32:
     """Each task to the agent that has most of it; may go beyond the room."""
-    place = relaxation.parts.argmax(axis=1).astype(np.int32)
+    place: Ints32 = relaxation.parts.argmax(axis=1).astype(np.int32)
     place[choice_count == 0] = -1
     return place

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from muster_scheduler.placement.breeding import Member, founders, repaired
+from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, learn_pressures
 from muster_scheduler.placement.problem import Floats, Ints32
 from muster_scheduler.placement.strategy import register
@@ -41,6 +42,7 @@ class Swarm(ImprovingStrategy):
     name = "swarm"
 
     def improve(self, work: Work) -> None:
+        guide(work)
         size = len(work.place)
         particles = [
             _Particle(member.place, member, np.zeros(size), np.zeros(size))

@@ -72,10 +72,10 @@ def new_state(problem: Problem, place: Ints32) -> State:
 
 @inlined
 def power_of(problem: Problem, j: int, busy: float) -> float:
-    value = busy / problem.scale
+    value: float = busy / problem.scale
     for _ in range(problem.doublings):
         value *= value
-    return value * problem.pressure[j]
+    return float(value * problem.pressure[j])
 
 
 @kernel
@@ -177,7 +177,7 @@ def energy(problem: Problem, sums: Sums, longest: float) -> float:
 
 @inlined
 def may_take(problem: Problem, i: int, j: int) -> bool:
-    return problem.allowed[problem.class_row[i], j]
+    return bool(problem.allowed[problem.class_row[i], j])
 
 
 @inlined
@@ -255,7 +255,7 @@ def _agent(
 
 @inlined
 def busy_after(problem: Problem, state: State, j: int, leaves: int, comes: int) -> float:
-    busy = state.busy[j]
+    busy: float = state.busy[j]
     if leaves >= 0:
         busy -= problem.time[leaves, j * problem.time_step]
     if comes >= 0:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from muster.domain.errors import InvalidInput
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work
 from muster_scheduler.placement.problem import Floats, Ints, Ints32, Problem
 from muster_scheduler.placement.strategy import register
@@ -28,7 +30,7 @@ _TANGENT_ROUNDS = 6
 class Exact(ImprovingStrategy):
     """T and makespan in one model; B in J by tangents, added until they close or time ends.
 
-    Needs `ortools`; raises ModuleNotFoundError without it. One worker, so that a plan depends on
+    Raises InvalidInput where `ortools` is not installed. One worker, so that a plan depends on
     the seed alone while `max_steps` and not the clock ends it. Knows no bounds of the policy.
     """
 
@@ -39,6 +41,8 @@ class Exact(ImprovingStrategy):
         pairs = int(problem.choice_count[problem.class_row].sum())
         if pairs > _MOST_PAIRS or problem.bounded:
             return
+        if find_spec("ortools") is None:
+            raise InvalidInput("strategy", self.name, "needs the package ortools (extra `exact`)")
         whole = len(work.movable) == len(work.place)
         model = _model(work)
         rounds = _TANGENT_ROUNDS if problem.k_spread > 0.0 else 1

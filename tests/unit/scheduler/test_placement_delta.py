@@ -109,6 +109,7 @@ def test_deltas_add_up_to_the_full_evaluation(seed: int, objective: str) -> None
     rng = np.random.default_rng(seed)
     state = delta.new_state(problem, np.full(len(found.tasks), -1, np.int32))
     agents = len(framed.rows)
+    top = 0.0
     for _ in range(40):
         i, b = int(rng.integers(len(found.tasks))), int(rng.integers(-1, agents))
         others = np.flatnonzero((state.place == b) & (np.arange(len(state.place)) != i))
@@ -117,6 +118,7 @@ def test_deltas_add_up_to_the_full_evaluation(seed: int, objective: str) -> None
             continue
         _, sums = delta.trial(problem, state, i, b, i2)
         delta.apply(problem, state, i, b, i2, sums)
+        top = max(top, sums.power)
 
         score = evaluate(found.snapshot, found.tasks, framed.to_rows(state.place), policy)
         assert math.isclose(sums.time, score.T, rel_tol=1e-9, abs_tol=1e-9)
@@ -133,9 +135,10 @@ def test_deltas_add_up_to_the_full_evaluation(seed: int, objective: str) -> None
             energy += policy.w_u * (1.0 - problem.used_before)
         assert math.isclose(energy, wanted, rel_tol=1e-6, abs_tol=1e-6)
     fresh = delta.new_state(problem, state.place)
-    # The smooth makespan is kept up only where the makespan is what counts.
-    kept = np.arange(8) != 6 if objective != "makespan" else np.full(8, True)
-    assert np.allclose(fresh.sums[kept], state.sums[kept], rtol=1e-9, atol=1e-9)
+    assert np.allclose(fresh.sums[:6], state.sums[:6], rtol=1e-9, atol=1e-9)
+    if objective == "makespan":
+        # A power of 32 falls by many digits, and what is left keeps the rounding of the largest.
+        assert math.isclose(fresh.sums[6], state.sums[6], rel_tol=1e-9, abs_tol=1e-12 * top)
     assert (fresh.used == state.used).all()
 
 

@@ -1,7 +1,7 @@
 """What a leader holds of all this: outcomes in, predicted times out, and when to train again.
 
 Nothing here takes longer than some milliseconds. Between two trainings each outcome corrects its
-agent at once, so a machine that has become slow is seen after a few attempts.
+agent at once, so a machine that has become slow is seen after a dozen or two of attempts.
 """
 
 from __future__ import annotations

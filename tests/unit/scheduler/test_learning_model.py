@@ -163,7 +163,7 @@ def test_unknown_and_badly_predicted_skills_are_not_trusted() -> None:
 
 def test_a_model_that_loses_to_the_declared_estimates_is_not_trusted() -> None:
     rng = np.random.default_rng(1)
-    window = []
+    window: list[Attempt] = []
     for _ in range(100):
         run_s = float(np.exp(rng.normal(0, 1)))
         # In the older part the estimate says nothing; of late it is exact.

@@ -21,8 +21,9 @@ _GROWTH = 1.5
 # A round begins at this quantile of what a worsening change costs and ends at a share of it.
 _HOT_QUANTILE = 0.1
 _COLD = 1e-3
-# Rounds differ in how hot they begin; what served best so far is taken every other time.
-_HEATS = (1.0, 0.3, 3.0, 0.1)
+# Rounds differ in how hot they begin. Which serves best depends on the instance and on how long
+# the round is, so all are tried, and then mostly the best of the last rounds or one beside it.
+_HEATS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 
 
 @register("annealing")
@@ -37,22 +38,34 @@ class Annealing(ImprovingStrategy):
         found = [work.energy] * len(_HEATS)
         turn = 0
         while True:
-            if turn < len(_HEATS):
-                heat = turn
-            else:
-                heat = int(np.argmin(found)) if turn % 3 else int(work.rng.integers(len(_HEATS)))
+            heat = next_heat(work, found, turn)
             energy = anneal_round(work, work.place, rise * _HEATS[heat], int(length))
             if energy is None:
                 return
-            found[heat] = energy if turn < len(_HEATS) else min(found[heat], energy)
+            found[heat] = energy
             learn_pressures(work)
             turn += 1
             if turn >= len(_HEATS):
                 length *= _GROWTH
 
 
+def next_heat(work: Work, found: list[float], turn: int) -> int:
+    """Index of the heat to begin the round with, after each has been tried once."""
+    if turn < len(found):
+        return turn
+    best = int(np.argmin(found))
+    if turn % 2:
+        return best
+    return int(np.clip(best + work.rng.integers(-1, 2), 0, len(found) - 1))
+
+
 def anneal_round(
-    work: Work, start: Ints32, hot: float, steps: int, cold: float = _COLD
+    work: Work,
+    start: Ints32,
+    hot: float,
+    steps: int,
+    cold: float = _COLD,
+    price: float = -1.0,
 ) -> float | None:
     """One cooling from `start`; the round's best energy, None when it was ended early."""
     from muster_scheduler.placement.compiled.annealer import anneal  # noqa: PLC0415
@@ -74,7 +87,7 @@ def anneal_round(
             max(DRAWS_PER_STEP, len(start) // 8),
             hot * cold ** (step / steps),
             hot * cold ** ((step + 1) / steps),
-            -1.0,
+            price,
             work.bias,
         )
     work.offer(best, best_energy)

@@ -18,8 +18,8 @@ _CHOICES = 3
 # HiGHS ends at the first of these. Nodes keep a plan the same from run to run; the share of the
 # budget is for machines where even they take too long.
 _NODES = 300
-_BUDGET_SHARE = 0.04
-_GAP = 1e-4
+_BUDGET_SHARE = 0.05
+_GAP = 1e-5
 
 
 def solve_block(work: Work, agents: Ints) -> bool:
@@ -82,11 +82,17 @@ def _solve(work: Work, free: Ints32, agents: Ints, task: Ints, agent: Ints) -> I
         amounts = problem.demand[row, agent * step, k].astype(np.float64)
         limits.append(LinearConstraint(csr_matrix((amounts, at), shape), -np.inf, room[:, k]))
     cost = np.append(problem.k_time * time, 0.0)
+    now = work.place[free[task]] == agent
     if problem.k_longest > 0.0:
         busy = csr_matrix((time / problem.scale, at), shape).tolil()
         busy[:, pairs] = -1.0
         limits.append(LinearConstraint(busy.tocsr(), -np.inf, 0.0))
         cost[pairs] = 1.0
+        worth = float(np.bincount(position[agent[now]], time[now]).max()) / problem.scale
+    else:
+        worth = float(cost[:pairs][now].sum())
+    # Nothing but a better block is of use, which ends most programs early.
+    limits.append(LinearConstraint(cost[None, :], -np.inf, worth - _GAP * abs(worth)))
     found = milp(
         cost,
         integrality=np.append(np.ones(pairs), 0.0),

@@ -15,6 +15,7 @@ _MOST_PAIRS = 200_000
 _RELAXATION_SHARE = 0.3
 # Exponent of the draw of a choice: half of the draws are of the first eighth.
 _BIAS = 3.0
+_PRICE = 1.5
 
 
 def guide(work: Work) -> None:
@@ -44,6 +45,8 @@ def guide(work: Work) -> None:
     place_greedily(problem, state, work.movable)
     work.offer(state.place, exact_energy(problem, state))
     work.bias = _BIAS
+    # Above what room is worth, so that staying within it pays in the end.
+    work.price = _PRICE * relaxation.price if relaxation.price > 0.0 else -1.0
 
 
 def _sorted_by_cost(problem: Problem, relaxation: Relaxation) -> Problem:

@@ -42,6 +42,7 @@ class Work:
     bound    of the policy's objective, where one is known
     bias     above 1 where the choices are sorted: how much more often the first are drawn
     rise     what a change that worsens typically costs, once a strategy has asked
+    price    of a whole agent's room beyond its room, in energy; below 0 where it is not known
     """
 
     problem: Problem
@@ -57,6 +58,7 @@ class Work:
     steps: int = 0
     bias: float = 1.0
     rise: float = 0.0
+    price: float = -1.0
 
     def goes_on(self) -> bool:
         """Count a step; False once there is no more time for one."""

@@ -30,12 +30,14 @@ class Relaxation:
     parts    float64 [N, M], the part of each task on each agent, 0 where it may not go
     reduced  float64 [N, M], what the choice costs above the task's best; infinite where it may not
     pressure float64 [M], the makespan's price of a second on the agent; zeros for other objectives
+    price    the most that the room of a whole agent is worth, in energy
     """
 
     bound: float | None
     parts: Floats
     reduced: Floats
     pressure: Floats
+    price: float
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +109,9 @@ def _relaxation(problem: Problem, program: _Program, found: Any, reduced: Floats
     pressure = np.zeros(shape[1])
     if problem.k_longest > 0.0:
         pressure = -np.asarray(found.ineqlin.marginals)[-shape[1] :]
-    return Relaxation(bound, parts, costs, pressure)
+    marginals = -np.asarray(found.ineqlin.marginals)
+    price = float(marginals[: problem.capacity.size].max(initial=0.0))
+    return Relaxation(bound, parts, costs, pressure, price)
 
 
 def _program(problem: Problem, used: Ints) -> _Program:

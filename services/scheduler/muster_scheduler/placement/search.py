@@ -11,21 +11,22 @@ import math
 
 import numpy as np
 
-from muster_scheduler.placement.annealing import anneal_round
+from muster_scheduler.placement.annealing import anneal_round, next_heat
 from muster_scheduler.placement.blocks import solve_block
 from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, typical_rise
 from muster_scheduler.placement.strategy import register
 
-# Agents of a block: with more, its program takes longer than it gains.
-_BLOCK_AGENTS = 4
-# Annealing steps for each block: about equal time.
-_STEPS_PER_BLOCK = 100
+# Tasks of a block, about, and its fewest agents: sizes that HiGHS answers within a second.
+_BLOCK_TASKS = 120
+_BLOCK_AGENTS = 3
+# Annealing steps for each block.
+_STEPS_PER_BLOCK = 16
 _FIRST_ROUND = 16
 _GROWTH = 1.4
 _HOT_QUANTILE = 0.1
 _COLD = 3e-3
-_HEATS = (1.0, 0.3, 0.1, 0.03)
+_HEATS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 
 
 @register("search")
@@ -41,16 +42,15 @@ class Search(ImprovingStrategy):
         found = [math.inf] * len(_HEATS)
         turn = 0
         while True:
-            if turn < len(_HEATS):
-                heat = turn
-            else:
-                heat = int(np.argmin(found)) if turn % 3 else int(work.rng.integers(len(_HEATS)))
+            heat = next_heat(work, found, turn)
             hot = rise * _HEATS[heat]
-            energy = anneal_round(work, work.place, hot, int(length), _COLD)
+            # Every other round may go beyond the room at a price: tight agents are walls else.
+            price = work.price if turn % 2 else -1.0
+            energy = anneal_round(work, work.place, hot, int(length), _COLD, price)
             if energy is None:
                 return
             _solve_blocks(work, max(1, int(length) // _STEPS_PER_BLOCK))
-            found[heat] = energy if turn < len(_HEATS) else min(found[heat], energy)
+            found[heat] = energy
             turn += 1
             if turn >= len(_HEATS):
                 length *= _GROWTH
@@ -62,10 +62,11 @@ def _solve_blocks(work: Work, count: int) -> None:
     agents = len(problem.capacity)
     if work.bias == 1.0 or problem.k_spread > 0.0 or problem.k_used > 0.0 or agents < 2:
         return
+    size = max(_BLOCK_AGENTS, round(_BLOCK_TASKS * agents / len(work.place)))
     for _ in range(count):
         if not work.goes_on():
             return
-        block = work.rng.permutation(agents)[:_BLOCK_AGENTS]
+        block = work.rng.permutation(agents)[:size]
         busiest = _busiest(work)
         if problem.k_longest > 0.0 and busiest not in block:
             block[0] = busiest

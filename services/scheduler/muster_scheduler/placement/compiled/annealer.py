@@ -99,7 +99,7 @@ def anneal(
     cooling = (cold / hot) ** (1.0 / draws) if hot > 0.0 else 1.0
     temperature = hot
     unsaved = False
-    lowest = math.inf
+    lowest, slack = math.inf, 0.0
     for _ in range(draws):
         temperature *= cooling
         i, b, i2 = draw(problem, state, movable, words, bias)
@@ -119,8 +119,9 @@ def anneal(
         apply(problem, state, i, b, i2, sums)
         current = value
         # A plan is copied when the walk leaves it, so a long descent copies once.
-        if sums.over < _NOTHING and value < lowest + 1e-3 * abs(lowest) * _smooth(problem):
+        if sums.over < _NOTHING and value < lowest + slack:
             lowest = min(lowest, value)
+            slack = 1e-3 * abs(lowest) * _smooth(problem)
             unsaved = True
     if unsaved:
         best_energy = _keep(problem, state, best, best_energy)

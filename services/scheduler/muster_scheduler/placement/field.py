@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MAX_TYPES = 256
 # Scores that are kept: 72 MiB. Classes beyond take turns.
 _MEMO_CELLS = 4 * 2**20
-# How much less than the scarcest a resource that is half as scarce matters: 2 to the power.
-_SCARCITY_POWER = 6
+# A resource that is scarce by less than this share of the scarcest one strands nothing.
+_SCARCE = 0.25
 # More tasks than any agent holds of a group.
 _CROWD = 2**40
 
@@ -37,8 +37,10 @@ class Taste:
     size_power    types weigh number x (devices asked for) to this power
     plain_weight  types that ask for no device weigh number x this
     strand        per thousandth of a device's worth of the scarcest held resource that is free
-                  beyond what the mix uses with the devices that are free; others by their scarcity
-    lack          the same for free devices beyond what the free held resources can go with
+                  beyond what the mix uses with the devices that are free
+    strand_other  the same for other scarce resources
+    lack          the same for free devices beyond what a free held resource can go with
+    yield_        the share of the free devices that is thought to be used in the end
     open_row      per device of an agent where nothing runs yet
     open_device   a fraction that begins an idle device
     leftover      per device's worth that a fraction leaves on its device
@@ -50,7 +52,9 @@ class Taste:
     size_power: float = 0.0
     plain_weight: float = 1.0
     strand: float = 0.0
+    strand_other: float = 0.0
     lack: float = 0.0
+    yield_: float = 1.0
     open_row: float = 0.0
     open_device: float = 0.0
     leftover: float = 0.0
@@ -146,7 +150,7 @@ class Scene:
         self.per_value: FloatArray = np.where(beside, asked / value if value > 0 else 0.0, 0.0)
         scarcity = np.where(beside, scarcity, 0.0)
         top = float(scarcity.max(initial=0.0))
-        self.scarcity: FloatArray = (scarcity / (top or 1.0)) ** _SCARCITY_POWER
+        self.scarcity: FloatArray = scarcity / (top or 1.0)
 
     def field(self, taste: Taste) -> Field:
         from muster_scheduler.placement.compiled.fragments import Field  # noqa: PLC0415 - heavy
@@ -156,6 +160,9 @@ class Scene:
         weight: FloatArray = self.frequency * np.where(sizes > 0, powers, taste.plain_weight)
         total = float(weight.sum())
         uncounted = np.zeros(len(self.groups))
+        scarce = self.scarcity >= _SCARCE
+        strand = np.where(scarce, taste.strand_other, 0.0)
+        strand[self.scarcity == 1.0] = taste.strand
         levels: dict[tuple[int, int], int] = {}
         level = np.full(self.ask.shape, -1, np.int64)
         for c, s in np.argwhere(self.ask > 0).tolist():
@@ -171,9 +178,9 @@ class Scene:
             types=self.types,
             weight=weight / total if total > 0 else weight,
             start=self.start,
-            per_value=np.append(self.per_value, uncounted),
-            strand=np.append(taste.strand * self.scarcity, uncounted),
-            lack=np.append(taste.lack * self.scarcity, uncounted),
+            per_value=np.append(taste.yield_ * self.per_value, uncounted),
+            strand=np.append(strand, uncounted),
+            lack=np.append(np.where(scarce, taste.lack, 0.0), uncounted),
             value_at=self.value_at,
             value_scale=self.value_scale,
             open_row=taste.open_row,

@@ -36,7 +36,7 @@ _MARGIN = 0.0005
 
 _PACKED = Taste(size_power=-1.0, plain_weight=1.0, strand=0.34, open_row=25.0)
 _LEVEL = Taste(plain_weight=1.0, strand=0.34, open_row=5.0)
-_EVEN = Taste(size_power=-1.0, strand=0.35)
+_EVEN = Taste(size_power=-1.0, strand=0.35, strand_other=0.1)
 
 
 @dataclass(frozen=True, slots=True)

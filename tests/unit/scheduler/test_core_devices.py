@@ -10,6 +10,7 @@ from muster.domain.task import TaskStatus
 from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import agents
 from muster_scheduler.core.records import OpenTask
+from muster_scheduler.placement import explain
 
 
 def bench_with_gpus(amount: int) -> Bench:
@@ -51,11 +52,15 @@ def test_tasks_hold_devices_of_their_own_until_they_end() -> None:
 def test_what_no_device_has_left_waits_though_the_sum_would_do() -> None:
     bench = bench_with_gpus(2000)
     first = [on(bench, 600), on(bench, 600)]
-    late = on(bench, 700)
+    late = on(bench, 700)  # 800 are free, 400 on each
     bench.settle()
     assert all(task.status.state is TaskState.ASSIGNED for task in first)
     assert free(bench) == [400, 400]
     assert late.status.state is TaskState.PENDING
+    view, classes = bench.state.table.view(), bench.state.classes
+    assert explain(view, classes[late.class_id]).reasons == {
+        "gpu free but not as a share of one device": 1
+    }
 
 
 def test_a_leader_that_takes_over_gives_running_tasks_devices_again() -> None:

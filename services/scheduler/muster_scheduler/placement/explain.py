@@ -16,6 +16,7 @@ from muster_scheduler.placement.classes import (
     compile_demand,
     first_unmet,
 )
+from muster_scheduler.placement.devices import WHOLE, device_fits
 from muster_scheduler.placement.plan import Unplaceable
 from muster_scheduler.placement.snapshot import IntArray, Snapshot
 
@@ -77,6 +78,13 @@ def _shortages(
                 least = wanted - int(available[short].max())
                 yield _short_text(snapshot.names[column], least, ending), int(short.sum())
                 left = left[~short]
+    for column, wanted in demand.columns:
+        if column in snapshot.device_free:
+            apart = ~device_fits(snapshot.device_free[column][left], wanted)
+            if apart.any():
+                kind = "a share of one device" if wanted <= WHOLE else "whole devices"
+                yield f"{snapshot.names[column]} free but not as {kind}", int(apart.sum())
+                left = left[~apart]
 
 
 def _short_text(name: str, amount: int, ending: str) -> str:

@@ -21,6 +21,7 @@ from muster_scheduler.placement import (
     get,
 )
 from muster_scheduler.placement.auto import Auto, ChosenPlan
+from muster_scheduler.placement.classes import Spread
 from muster_scheduler.placement.learned import ForetoldBatch
 
 
@@ -183,3 +184,19 @@ def test_what_means_nothing_is_refused() -> None:
         bandit.choose(("a",), (1.0, float("nan")), rng)
     with pytest.raises(InvalidInput, match="reward"):
         bandit.learn(Choice("a", (1.0, 0.0), {"a": 1.0}), float("nan"))
+
+
+def test_no_agent_gets_more_of_a_group_than_the_spread_allows() -> None:
+    table, classes = cluster([4, 4], [0, 0])
+    spread = (Spread(("t", "run", "7"), 2),)
+    class_id = classes.intern(TaskClass("s", ResourceVector.of({"slots": 1}), spread=spread))
+    batch = TaskBatch(
+        classes,
+        np.full(5, class_id, np.int32),
+        np.zeros(5, np.int32),
+        np.ones(5),
+        np.array([[1.0, 2.0]] * 5),
+    )
+    rng = np.random.default_rng(1)
+    plan = get("learned").plan(table.view(), batch, Policy(), 0.0, rng, lambda: False, 0)
+    assert plan.assignment.tolist() == [0, 0, 1, 1, -1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ async def test_the_process_gives_what_training_here_gives() -> None:
 
 
 async def test_what_fails_there_is_an_error_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="exit code 1"):
         await trainer.train_elsewhere(window(20), None, 1)
 

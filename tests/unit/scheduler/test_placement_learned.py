@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.domain.errors import InvalidInput
@@ -115,6 +115,7 @@ def test_without_times_the_default_places() -> None:
 
 
 @given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
 def test_auto_is_never_below_its_guard_and_logs_propensities(seed: int) -> None:
     rng = np.random.default_rng(seed)
     slots = rng.integers(0, 4, 5).tolist()

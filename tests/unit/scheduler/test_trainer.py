@@ -52,5 +52,5 @@ async def test_what_fails_there_is_an_error_here(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_training_has_a_deadline() -> None:
-    with pytest.raises(DeadlineExceeded, match="within 0.001 s"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.001 s"):
         await trainer.train_elsewhere(window(20), None, 1, timeout_s=0.001)

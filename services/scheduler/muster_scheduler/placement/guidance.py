@@ -8,8 +8,8 @@ from muster_scheduler.placement.improvement import Work, feasible, pressures
 from muster_scheduler.placement.problem import Problem
 from muster_scheduler.placement.relaxation import Relaxation, relax, rounded
 
-# Pairs of task and agent that the relaxation may have for each second of the budget: measured, it
-# takes a hundredth of the budget then.
+# Pairs of task and agent that the relaxation may have for each second of the budget. A program of
+# 8,192 pairs took 0.06 s; J may need a program for each tangent.
 _PAIRS_PER_S = 20_000
 _MOST_PAIRS = 200_000
 _RELAXATION_SHARE = 0.3

@@ -17,7 +17,7 @@ from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, typical_rise
 from muster_scheduler.placement.strategy import register
 
-# Tasks of a block, about, and its fewest agents: sizes that HiGHS answers within a second.
+# Tasks of a block, about, and its fewest agents.
 _BLOCK_TASKS = 120
 _BLOCK_AGENTS = 3
 # Annealing steps for each block.

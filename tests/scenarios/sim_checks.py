@@ -110,6 +110,11 @@ def check_all(state: WatchedState) -> None:
     queued = sum(1 for task in state.tasks.values() if task.queued)
     if queued != len(state.queue):
         raise SimulationError(f"{len(state.queue)} tasks are counted in the queue, not {queued}")
+    for line in state.queue.lines():
+        for task in line:
+            own = (task.spec.tenant, task.spec.priority, task.class_id)
+            if line.key != own or state.tasks.get(task.id) is not task:
+                raise SimulationError(f"{task!r} of line {own} stands in line {line.key}")
     held: dict[str, int] = {}
     for agent in state.agents.values():
         for task in agent.tasks.values():

@@ -156,7 +156,7 @@ class Gateway(Part):
         rng = self.rng
         if known is None:
             # Of one request that is repeated the first body counts.
-            runs_ms = rng.choice((5, 40, 200, 200, 1_000, 3_000, 16_000))
+            runs_ms = rng.choice((5, 40, 200, 200, 1_000, 3_000, 20_000))
             self.world.habits[ident] = Habits(
                 runs_ms=runs_ms,
                 kinds=rng.choice(KINDS) if runs_ms < LONG_MS else (S,),

@@ -54,6 +54,7 @@ class Faults:
             self._crash_machine,
             self._freeze_agent,
             self._freeze_agent,
+            self._freeze_runtime,
             self._part_agent,
             self._part_agent,
             self._part_agent,
@@ -151,6 +152,11 @@ class Faults:
         for part in parts:
             if not part.frozen:
                 part.freeze(ms)
+
+    def _freeze_runtime(self) -> None:
+        """Its processes run on."""
+        if (runtime := self._runtime()) is not None and not runtime.frozen:
+            runtime.freeze(self._rng.choice((9_000, 14_000)))
 
     def _part_agent(self) -> None:
         ident = self._machine().id

@@ -344,6 +344,7 @@ class SimLeader(Part):
             check_touched(self.state)
         else:
             check_all(self.state)
+            self.witness.check_records()
         if not self._flushing:
             self._flushing = True
             self._carry_out()

@@ -145,6 +145,18 @@ class Witness:
                     f"invariant 10: {ident} loses {name} after {silent_ms} ms of silence"
                 )
 
+    def check_records(self) -> None:
+        """Nobody but the leader changes tasks: what it takes for stored is stored."""
+        leader = self._leader
+        if leader.term != leader.store.term:
+            return
+        for task in leader.state.tasks.values():
+            if task.write is not None or task.stored is None:
+                continue
+            status = leader.store.status(task.spec.tenant, task.id)
+            if status is None or (status.state, status.attempt) != task.stored:
+                raise SimulationError(f"{task!r} is taken to be stored as {task.stored}: {status}")
+
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""
         leader = self._leader

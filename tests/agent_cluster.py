@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tests.polling import HANG_S
 
 from muster.api.v1 import (
     monitor_pb2,
@@ -39,7 +40,7 @@ T = task_pb2
 
 
 async def until(
-    condition: Callable[[], Any], what: str = "the condition", timeout_s: float = 15.0
+    condition: Callable[[], Any], what: str = "the condition", timeout_s: float = HANG_S
 ) -> Any:
     """Waits until the condition is truthy and gives its value."""
     end = boot_ms() + timeout_s * 1000
@@ -256,7 +257,7 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
             timeout_ms=fields.get("timeout_ms", 0),
         )[0]
 
-    async def outcome(self, key: Key, timeout_s: float = 15.0) -> T.Outcome:
+    async def outcome(self, key: Key, timeout_s: float = HANG_S) -> T.Outcome:
         await until(lambda: key in self.outcomes, f"the outcome of {key}", timeout_s)
         return self.outcomes[key]
 
@@ -331,7 +332,7 @@ class Storage(storage_pb2_grpc.DataServiceServicer, storage_pb2_grpc.StorageServ
         content = b""
         async for part in request_iterator:
             content += part.chunk
-        await until(lambda: self.available, "storage", 60)
+        await until(lambda: self.available, "storage")
         sha256 = hashlib.sha256(content).hexdigest()
         self.blobs[sha256] = content
         return storage_pb2.PutBlobResponse(sha256=sha256, size_bytes=len(content))
@@ -502,7 +503,7 @@ class Agent:
         assert len(found) == 1, (module, self.processes())
         return found[0]
 
-    async def exit(self, timeout_s: float = 15.0) -> int:
+    async def exit(self, timeout_s: float = HANG_S) -> int:
         """Waits for the end and gives the exit code."""
         assert self.process is not None
         async with asyncio.timeout(timeout_s):
@@ -521,6 +522,6 @@ class Agent:
         if self.process.returncode is None:
             self.signal(signal.SIGKILL)
             await self.process.wait()
-        await until(lambda: not self.processes(), f"the end of {self.processes()}", 10)
+        await until(lambda: not self.processes(), f"the end of {self.processes()}")
         if self._drain is not None:
             await self._drain

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.polling import HANG_S
 
 from muster.api.v1 import (
     agent_pb2,
@@ -495,12 +496,12 @@ class Cluster:
 
     def client_with(self, key: str | None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20.0)
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=HANG_S)
         self.clients.append(client)
         return client
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = HANG_S) -> None:
     """Waits, with a bound, for what happens beside the test."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  conditions are about other objects' state

@@ -76,7 +76,7 @@ async def test_a_machine_leaves_nothing_behind(tmp_path: Path) -> None:
     PageRunner(machine, "page").run([Block(Path("p.md"), 1, "sh", "sleep 300 & echo $! > pid")])
     pid = int((machine.folder / "page" / "pid").read_text())
     machine.close()
-    await eventually(lambda: not psutil.pid_exists(pid) or _is_dead(pid), within_s=30)
+    await eventually(lambda: not psutil.pid_exists(pid) or _is_dead(pid))
 
 
 def _is_dead(pid: int) -> bool:

@@ -214,7 +214,7 @@ class World:
         return await self.channels[registry].call(STUB, method, request, timeout_s=10)
 
     async def ready(self) -> None:
-        await eventually(lambda: self.registry.get("/readyz")[0] == 200, within_s=10)
+        await eventually(lambda: self.registry.get("/readyz")[0] == 200)
 
     async def close(self) -> None:
         for closer in reversed(self._closers):
@@ -245,7 +245,7 @@ async def test_an_agent_joins_beats_and_leaves(world: World) -> None:
     assert INTERVAL_MS <= first.heartbeat_interval_ms < 2 * INTERVAL_MS
     assert first.endpoints.leader == ""
     assert sorted(first.endpoints.monitors) == ["127.0.0.1:7105", "127.0.0.1:7106"]
-    await eventually(lambda: len(agent.answers) >= 2, within_s=5)
+    await eventually(lambda: len(agent.answers) >= 2)
     assert agent.last.registered
     assert agent.last.heartbeat_interval_ms == INTERVAL_MS
     listed = await world.call("ListAgents", pb.ListAgentsRequest())
@@ -254,12 +254,12 @@ async def test_an_agent_joins_beats_and_leaves(world: World) -> None:
     assert record.instance_key_hash == b""
     assert record.lease_id == first.lease_id
     assert 0 < record.revision <= listed.revision
-    await eventually(lambda: "a" in watcher.agents, within_s=2)
+    await eventually(lambda: "a" in watcher.agents)
 
     await agent.stop()
     for _ in range(2):
         await world.call("Deregister", pb.DeregisterRequest(agent="a", incarnation=1))
-    await eventually(lambda: watcher.removals == ["a"], within_s=2)
+    await eventually(lambda: watcher.removals == ["a"])
     async with EtcdClient([world.etcd.endpoint]) as etcd:
         assert not await etcd.revoke(first.lease_id)
 
@@ -267,11 +267,11 @@ async def test_an_agent_joins_beats_and_leaves(world: World) -> None:
 async def test_the_same_instance_replaces_its_old_registration_at_once(world: World) -> None:
     old = await world.living("a")
     watcher = world.watch()
-    await eventually(lambda: "a" in watcher.agents, within_s=2)
+    await eventually(lambda: "a" in watcher.agents)
     new = await world.living("a")
     assert new.registration.incarnation == 2
-    await eventually(lambda: bool(old.answers) and old.last.superseded, within_s=2)
-    await eventually(lambda: bool(new.answers) and new.last.registered, within_s=2)
+    await eventually(lambda: bool(old.answers) and old.last.superseded)
+    await eventually(lambda: bool(new.answers) and new.last.registered)
     assert watcher.removals == []
     assert watcher.agents["a"].incarnation == 2
     async with EtcdClient([world.etcd.endpoint]) as etcd:
@@ -314,7 +314,7 @@ async def test_bad_registrations_are_refused(world: World) -> None:
 async def test_a_silent_agent_is_removed_when_its_lease_ends(world: World) -> None:
     watcher = world.watch()
     agent, other = await world.living("a"), await world.living("b")
-    await eventually(lambda: len(agent.answers) >= 2, within_s=5)
+    await eventually(lambda: len(agent.answers) >= 2)
     await agent.stop()
     died_s = time.monotonic()
     await eventually(lambda: watcher.removals == ["a"], within_s=TTL_S + 1.5)
@@ -325,20 +325,20 @@ async def test_a_silent_agent_is_removed_when_its_lease_ends(world: World) -> No
 
 async def test_a_leader_change_is_pushed_to_open_streams(world: World) -> None:
     agents = [await world.living(name) for name in ("a", "b")]
-    await eventually(lambda: all(agent.answers for agent in agents), within_s=5)
+    await eventually(lambda: all(agent.answers for agent in agents))
     async with EtcdClient([world.etcd.endpoint]) as etcd:
         for leader in ("127.0.0.1:7001", "127.0.0.1:7002"):
             await etcd.put(LEADER_KEY, leader.encode())
             for agent in agents:
-                await eventually(partial(agent.was_pushed, leader), within_s=1)
+                await eventually(partial(agent.was_pushed, leader))
         assert (await world.agent("c").register()).endpoints.leader == "127.0.0.1:7002"
         await etcd.delete(LEADER_KEY)
-        await eventually(lambda: agents[0].last.endpoints.leader == "", within_s=1)
+        await eventually(lambda: agents[0].last.endpoints.leader == "")
 
 
 async def test_agents_outlive_a_killed_registry(world: World) -> None:
     agents = [await world.living(name) for name in ("a", "b", "c")]
-    await eventually(lambda: all(agent.answers for agent in agents), within_s=5)
+    await eventually(lambda: all(agent.answers for agent in agents))
     async with EtcdClient([world.etcd.endpoint]) as etcd:
         _, before = await etcd.list("muster/agents/")
         await asyncio.to_thread(world.registry.restart)
@@ -358,10 +358,10 @@ async def test_agents_outlive_a_killed_registry(world: World) -> None:
 async def test_a_restarted_etcd_breaks_no_watch_and_no_registration(world: World) -> None:
     watcher = world.watch()
     agent = await world.living("a")
-    await eventually(lambda: "a" in watcher.agents, within_s=2)
+    await eventually(lambda: "a" in watcher.agents)
     await asyncio.to_thread(world.etcd.restart)
     await world.agent("b").register()
-    await eventually(lambda: set(watcher.agents) == {"a", "b"}, within_s=10)
+    await eventually(lambda: set(watcher.agents) == {"a", "b"})
     assert watcher.error is None
     assert watcher.removals == []
     assert agent.registrations == 1
@@ -370,10 +370,10 @@ async def test_a_restarted_etcd_breaks_no_watch_and_no_registration(world: World
 async def test_without_etcd_nobody_is_declared_gone(world: World) -> None:
     watcher = world.watch()
     agent = await world.living("a")
-    await eventually(lambda: "a" in watcher.agents, within_s=2)
+    await eventually(lambda: "a" in watcher.agents)
     world.etcd.kill()
     mark = len(agent.answers)
-    await eventually(lambda: len(agent.answers) > mark + 1, within_s=10)
+    await eventually(lambda: len(agent.answers) > mark + 1)
     assert all(answer.registered for answer in agent.answers)
     with pytest.raises(Unavailable):
         await world.call("Register", pb.RegisterRequest(spec=spec("b"), instance_key=KEY))
@@ -396,13 +396,13 @@ async def test_agents_come_back_with_their_incarnation_when_etcd_was_emptied(
     # A second incarnation, so that a new one would be told apart.
     await world.agent("a").register()
     agent = await world.living("a")
-    await eventually(lambda: "a" in watcher.agents and bool(agent.answers), within_s=2)
+    await eventually(lambda: "a" in watcher.agents and bool(agent.answers))
     world.etcd.kill()
     await asyncio.to_thread(shutil.rmtree, world.etcd.data_dir)
     await asyncio.to_thread(world.etcd.start)
-    await eventually(lambda: agent.registrations == 2, within_s=10)
+    await eventually(lambda: agent.registrations == 2)
     assert agent.registration.incarnation == 2
-    await eventually(lambda: agent.last.registered, within_s=3)
+    await eventually(lambda: agent.last.registered)
     await eventually(
         lambda: (
             "a" in watcher.agents and watcher.agents["a"].lease_id == agent.registration.lease_id
@@ -417,7 +417,7 @@ async def test_a_deleted_registration_is_noticed_at_the_next_beat(world: World) 
     agent = await world.living("a")
     async with EtcdClient([world.etcd.endpoint]) as etcd:
         await etcd.delete(agent_key("a"))
-    await eventually(lambda: agent.registrations == 2, within_s=3)
+    await eventually(lambda: agent.registrations == 2)
     assert agent.registration.incarnation == 1
 
 
@@ -433,8 +433,8 @@ async def test_fifty_agents_join_at_once(world: World) -> None:
     assert len(intervals) > 20, "their first beats are spread"
     for agent in agents:
         agent.start()
-    await eventually(lambda: len(watcher.agents) == 50, within_s=30)
-    await eventually(lambda: all(agent.answers for agent in agents), within_s=60)
+    await eventually(lambda: len(watcher.agents) == 50)
+    await eventually(lambda: all(agent.answers for agent in agents))
     assert all(answer.registered for agent in agents for answer in agent.answers)
     assert watcher.removals == []
 
@@ -455,7 +455,7 @@ async def test_two_registries_agree_on_who_holds_an_id(world: World) -> None:
                 assert not await etcd.revoke(answer.lease_id)
     holder = agent_pb2.AgentRecord.FromString(kv.value).incarnation
     for watcher in watchers:
-        await eventually(partial(watcher.shows, "a", holder), within_s=3)
+        await eventually(partial(watcher.shows, "a", holder))
     # Rivals with different keys, one at each: exactly one gets in.
     rivals = [world.agent("b", bytes([number]) * 32, registry=number) for number in (0, 1)]
     results = await asyncio.gather(*(r.register() for r in rivals), return_exceptions=True)
@@ -465,16 +465,16 @@ async def test_two_registries_agree_on_who_holds_an_id(world: World) -> None:
 async def test_a_watcher_resumes_where_it_was(world: World) -> None:
     await world.agent("a").register()
     first = world.watch()
-    await eventually(lambda: "a" in first.agents, within_s=2)
+    await eventually(lambda: "a" in first.agents)
     seen = first.messages[-1].revision
     await first.close()
     await world.agent("b").register()
     resumed = world.watch(from_revision=seen)
-    await eventually(lambda: "b" in resumed.agents, within_s=2)
+    await eventually(lambda: "b" in resumed.agents)
     assert not any(message.snapshot for message in resumed.messages)
     assert set(resumed.agents) == {"b"}
     stranger = world.watch(from_revision=10**9)
-    await eventually(lambda: set(stranger.agents) == {"a", "b"}, within_s=2)
+    await eventually(lambda: set(stranger.agents) == {"a", "b"})
     assert stranger.messages[0].snapshot
 
 

@@ -75,7 +75,7 @@ async def _wait(channel: ServiceChannel, gate: str, timeout_s: float = 20) -> An
 async def test_each_call_gets_its_own_answer_whatever_the_order(served: Served) -> None:
     storage, channel, _ = served
     slow = asyncio.create_task(_wait(channel, "slow"))
-    await eventually(lambda: bool(storage.arrived), within_s=20)
+    await eventually(lambda: bool(storage.arrived))
     numbers = await asyncio.gather(*[_reserve(channel, n) for n in range(1, 500)])
     assert numbers == list(range(1, 500))
     assert not slow.done()
@@ -101,7 +101,7 @@ async def test_what_no_message_holds_is_refused_and_harms_nobody_else(served: Se
     request = storage_pb2.GetPolicyRequest()
     with pytest.raises(MusterError, match="larger than"):
         await channel.call(Stub, "GetPolicy", request, timeout_s=20, streamed=True)
-    await eventually(lambda: bool(storage.arrived), within_s=20)
+    await eventually(lambda: bool(storage.arrived))
     storage.gates["slow"].set()
     await slow
 
@@ -123,7 +123,7 @@ async def test_a_deadline_ends_the_work_on_both_sides(served: Served) -> None:
     storage, channel, _ = served
     with pytest.raises(DeadlineExceeded):
         await _wait(channel, "never", timeout_s=0.05)
-    await eventually(lambda: storage.cancelled == ["never"], within_s=20)
+    await eventually(lambda: storage.cancelled == ["never"])
     assert await _reserve(channel, 3) == 3
 
 
@@ -132,19 +132,19 @@ async def test_a_broken_stream_fails_its_calls_at_once_and_the_next_opens_anothe
 ) -> None:
     storage, channel, _ = served
     waiting = asyncio.create_task(_wait(channel, "broken"))
-    await eventually(lambda: bool(storage.arrived), within_s=20)
+    await eventually(lambda: bool(storage.arrived))
     (stream,) = channel._call_streams.values()
     await stream.close()
     with pytest.raises(Unavailable):
         await waiting
-    await eventually(lambda: storage.cancelled == ["broken"], within_s=20)
+    await eventually(lambda: storage.cancelled == ["broken"])
     assert await _reserve(channel, 4) == 4
 
 
 async def test_a_server_that_stops_answers_what_it_has_begun(served: Served) -> None:
     storage, channel, server = served
     waiting = asyncio.create_task(_wait(channel, "last"))
-    await eventually(lambda: bool(storage.arrived), within_s=20)
+    await eventually(lambda: bool(storage.arrived))
     stopping = asyncio.create_task(server.stop(15))
     await asyncio.sleep(0.05)
     storage.gates["last"].set()
@@ -167,7 +167,7 @@ async def test_calls_beyond_the_bound_wait_for_earlier_ones(
     storage, channel, _ = served
     monkeypatch.setattr(call_service, "MAX_CALLS_AT_ONCE", 2)
     waiting = [asyncio.create_task(_wait(channel, f"g{n}")) for n in range(3)]
-    await eventually(lambda: len(storage.arrived) == 2, within_s=20)
+    await eventually(lambda: len(storage.arrived) == 2)
     later = asyncio.create_task(_reserve(channel, 9))
     await asyncio.sleep(0.05)
     assert len(storage.arrived) == 2

@@ -13,7 +13,7 @@ from muster.domain.errors import Overloaded, Unavailable
 from muster_storage import event_feed
 from muster_storage.event_feed import EventFeed, EventFilter
 from muster_storage.memory_store import MemoryStore
-from muster_storage.records import LogEntry, event_head
+from muster_storage.records import LogBatch, LogEntry, event_head
 from muster_storage.task_store import EventLog
 
 EVERYTHING = EventFilter()
@@ -239,11 +239,18 @@ class FlakyLog:
         self._check()
         return await self.store.events.after(seq, limit)
 
-    async def wait_after(self, seq: int, limit: int, wait_s: float) -> list[LogEntry]:
+    async def wait_beyond(self, seq: int, wait_s: float) -> int:
         self._check()
-        entries = await self.store.events.wait_after(seq, limit, 0.01)
+        last = await self.store.events.wait_beyond(seq, 0.01)
         self._check()
-        return entries
+        return last
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        pass
+
+    @property
+    def writing(self) -> bool:
+        return False
 
 
 async def test_an_outage_of_the_log_is_only_a_pause() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,10 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         self.tails: list[asyncio.Event] = []
         self.etag = 0
         self.calls: list[str] = []
+        # Ids of the keys that were looked up.
+        self.looked_up: list[str] = []
+        # Ends what was created here at once, as a leader does that finds it.
+        self.echo = False
         # Raised by every call while it is set.
         self.broken: Exception | None = None
         # Called with the number of Create calls so far.
@@ -128,7 +132,16 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         self.creates += 1
         if self.on_create is not None:
             self.on_create(self.creates)
-        return storage_pb2.CreateResponse(results=await self.create(list(request.tasks)))
+        response = storage_pb2.CreateResponse(results=await self.create(list(request.tasks)))
+        if self.echo:
+            await self.echo_of([task.spec for task in request.tasks])
+        return response
+
+    async def echo_of(self, specs: Iterable[task_pb2.TaskSpec]) -> None:
+        """Ends tasks with their inputs, once: the same ones may come twice."""
+        for spec in specs:
+            if self.tasks[spec.tenant, spec.id].status.state not in ENDED:
+                await self.end(spec.id, spec.input_json, tenant=spec.tenant)
 
     async def create(self, tasks: list[task_pb2.Task]) -> list[storage_pb2.CreateResult]:
         results = []
@@ -218,6 +231,7 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
 
     async def GetApiKey(self, request: storage_pb2.GetApiKeyRequest, _: Any) -> Any:
         self._enter("GetApiKey")
+        self.looked_up.append(request.id)
         if request.id not in self.keys:
             raise NotFound("key", request.id)
         return storage_pb2.GetApiKeyResponse(key=self.keys[request.id])
@@ -327,8 +341,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         # Raised by every call while it is set.
         self.broken: Exception | None = None
         self.submits: list[int] = []
-        # Ends every submitted task at once, with its input as output.
-        self.echo = False
+        # How often it was asked to submit, in vain or not.
+        self.asked_to_submit = 0
         self.agents: dict[str, agent_pb2.AgentView] = {}
         self.acts: list[tuple[str, int, str]] = []
         self.excluded: Mapping[str, int] = {}
@@ -337,7 +351,18 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         if self.broken is not None:
             raise self.broken
 
+    @property
+    def echo(self) -> bool:
+        """Whether every task ends as soon as it is there, with its input as output."""
+        return self.storage.echo
+
+    @echo.setter
+    def echo(self, echo: bool) -> None:
+        # A gateway that a busy machine keeps from the leader writes to storage by itself.
+        self.storage.echo = echo
+
     async def Submit(self, request: scheduler_pb2.SubmitRequest, _: Any) -> Any:
+        self.asked_to_submit += 1
         self._enter()
         self.submits.append(len(request.tasks))
         status = task_pb2.TaskStatus(
@@ -346,8 +371,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         tasks = [task_pb2.Task(spec=spec, status=status) for spec in request.tasks]
         results = await self.storage.create(tasks)
         if self.echo:
-            for spec in request.tasks:
-                await self.storage.end(spec.id, spec.input_json, tenant=spec.tenant)
+            await self.storage.echo_of(request.tasks)
         return scheduler_pb2.SubmitResponse(states=[r.status.state for r in results])
 
     async def Cancel(self, request: scheduler_pb2.CancelRequest, _: Any) -> Any:

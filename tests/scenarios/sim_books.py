@@ -63,6 +63,8 @@ class Truth:
     agent: AgentId
     incarnation: int
     started: bool = False
+    # When it was started last.
+    started_ms: int = 0
     runs: int = 0
     pushed_ms: int = 0
     # What its agent said of its end: more than once when the same attempt was given to it again.
@@ -161,6 +163,10 @@ class Books:
             elif not (truth.said(OutcomeKind.FAILED, OutcomeKind.TIMED_OUT) or _is_timed(spec)):
                 # Whatever an attempt says after its time was up counts as its time-out.
                 self._fail(9, f"{name} is charged a failure for {truth.outcomes[-1]}")
+            elif truth.said(OutcomeKind.TIMED_OUT) and not self._is_late(spec, new):
+                ran_ms = self.kernel.now_ms - truth.started_ms
+                if not (truth.started and 0 < spec.timeout_ms <= ran_ms):
+                    self._fail(12, f"{name} is charged a time-out after {ran_ms} ms")
         if deaths and (truth is None or not truth.started):
             self._fail(9, f"{name} is blamed for a death and had not started")
 
@@ -188,18 +194,20 @@ class Books:
         elif state is TaskState.CANCELLED:
             if spec.id not in self.cancel_asked:
                 self._fail(2, f"{name} is CANCELLED and nobody asked for it")
-        else:
-            # The clock may stand still between a task's creation and its leader's next word.
-            by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
-            waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
-            late = any(
-                0 < d <= waited_ms + CLOCK_JUMPS_MS
-                for d in (spec.total_deadline_ms, spec.start_deadline_ms)
-            )
-            if not late and not (is_last and spec.timeout_ms > 0):
-                self._fail(12, f"{name} is TIMED_OUT after {waited_ms} ms")
+        elif not self._is_late(spec, new) and not (is_last and spec.timeout_ms > 0):
+            self._fail(12, f"{name} is TIMED_OUT before its time")
         if spec.id in self.cancelled and state not in (TaskState.CANCELLED, TaskState.SUCCEEDED):
             self._fail(1, f"{name} ends {state} after its cancellation was acknowledged")
+
+    def _is_late(self, spec: TaskSpec, new: TaskStatus) -> bool:
+        """Whether one of the task's deadlines may have passed."""
+        # The clock may stand still between a task's creation and its leader's next word.
+        by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
+        waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
+        return any(
+            0 < d <= waited_ms + CLOCK_JUMPS_MS
+            for d in (spec.total_deadline_ms, spec.start_deadline_ms)
+        )
 
     # --------------------------------------------------------------------- agents
 
@@ -212,6 +220,7 @@ class Books:
             self._fail(5, f"{label(*key)} runs on {agent}/{incarnation} and is {truth.agent}'s")
         else:
             truth.started = True
+            truth.started_ms = self.kernel.now_ms
             truth.runs += 1
             self.runs_again += truth.runs > 1
 

@@ -167,6 +167,7 @@ class Gateway(Part):
             )
             if rng.random() < 0.15:
                 self.kernel.at(rng.random() * 8_000, lambda: self.cancel(ident))
+        is_long = self.world.habits[ident].runs_ms > LONG_MS
         service = rng.random() < 0.05 and not self.world.calm
         return self._specs.setdefault(
             ident,
@@ -179,7 +180,7 @@ class Gateway(Part):
                 timeout_ms=rng.choice((0, 0, 0, 600)),
                 start_deadline_ms=rng.choice((0, 0, 0, 0, 5_000)),
                 total_deadline_ms=rng.choice((0, 0, 0, 0, 9_000)),
-                on_disconnect=rng.choice((OnDisconnect.KEEP, OnDisconnect.STOP)),
+                on_disconnect=OnDisconnect.STOP if is_long else rng.choice(tuple(OnDisconnect)),
                 lifetime=Lifetime.SERVICE if service else Lifetime.FINITE,
             ),
         )

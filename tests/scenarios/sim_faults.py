@@ -55,6 +55,7 @@ class Faults:
             self._freeze_agent,
             self._freeze_agent,
             self._freeze_runtime,
+            self._freeze_runtime,
             self._part_agent,
             self._part_agent,
             self._part_agent,
@@ -65,6 +66,7 @@ class Faults:
             self._freeze_monitor,
             self._drain_agent,
             self._wish_for_a_while,
+            self._miss_events,
             self._miss_events,
             self._ask_restart,
             self._hang_agent,
@@ -154,8 +156,11 @@ class Faults:
                 part.freeze(ms)
 
     def _freeze_runtime(self) -> None:
-        """Its processes run on."""
-        if (runtime := self._runtime()) is not None and not runtime.frozen:
+        """Its processes run on; rather one with a `stop` task."""
+        runtimes = [m.runtime for m in self._world.machines.values() if m.runtime is not None]
+        with_stop = [r for r in runtimes if r.alive and r.core.stop_deadline_ms and not r.frozen]
+        runtime = self._rng.choice(with_stop) if with_stop else self._runtime()
+        if runtime is not None and not runtime.frozen:
             runtime.freeze(self._rng.choice((9_000, 14_000)))
 
     def _part_agent(self) -> None:
@@ -181,7 +186,7 @@ class Faults:
             leader.do(lambda: leader.ask_restart(ident))
 
     def _stray_outcome(self) -> None:
-        """An outcome of another attempt, incarnation or agent than the task has now."""
+        """Of another attempt, incarnation or agent than the task has now; or its start."""
         leader, held = self._leader(), self._world.store.load_open()[0]
         given = [(spec, status) for spec, status in held if status.agent]
         if leader is None or not leader.ready or not given:
@@ -195,8 +200,9 @@ class Faults:
             number += self._rng.choice((-1, 1))
         else:
             attempt += self._rng.choice((-1, 1))
+        ref, ended = AttemptRef(spec.id, attempt, spec.tenant), self._rng.random() < 0.6
         leader.say("hears of", label(spec.id, attempt), "from", f"{ident}/{number}", "- a stray")
-        leader.do(lambda: leader.stray(ident, number, AttemptRef(spec.id, attempt, spec.tenant)))
+        leader.do(lambda: leader.stray(ident, number, ref, ended=ended))
 
     def _stray_command(self) -> None:
         """A word of a leader that was replaced reaches an agent after its successor's."""

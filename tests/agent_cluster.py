@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 from tests.polling import HANG_S
+from tests.real_servers import free_port
 
 from muster.api.v1 import (
     monitor_pb2,
@@ -135,6 +136,9 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.progress: defaultdict[Key, list[Any]] = defaultdict(list)
         self.waiting: list[tuple[Key, bool]] = []
         self.beats = 0
+        self.supervisor_beats = 0
+        # When the last beat of the runtime came that was answered.
+        self.answered_boot_ms = 0
         self.draining = False
         self.submitted: list[Any] = []
         self.cancelled: list[str] = []
@@ -189,8 +193,11 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
             answer = S.SessionResponse(term=self.term)
             if message.HasField("beat"):
                 self.beats += 1
+                self.supervisor_beats += queue is self._supervisor
                 if self.answers_beats:
                     answer.beat_ack.seq = message.beat.seq
+                    if queue is self._runtime:
+                        self.answered_boot_ms = boot_ms()
             if message.HasField("runtime_died"):
                 self.deaths.append(message.runtime_died)
             self.draining |= message.draining
@@ -393,7 +400,8 @@ class Cluster:
         )
 
     async def start(self) -> None:
-        await self.serve_again("127.0.0.1:0")
+        # One that nobody takes while the server is away.
+        await self.serve_again(f"127.0.0.1:{free_port()}")
         await self._serve_leader()
 
     async def serve_again(self, listen: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.polling import HANG_S
 
 from muster.api.v1 import registry_pb2, registry_pb2_grpc
 from muster.domain.errors import (
@@ -64,7 +65,7 @@ async def served() -> AsyncIterator[tuple[_Registry, ServiceChannel]]:
 
 
 async def _list(
-    channel: ServiceChannel, streamed: bool, timeout_s: float = 5.0, retry: bool = False
+    channel: ServiceChannel, streamed: bool, timeout_s: float = HANG_S, retry: bool = False
 ) -> Any:
     request = registry_pb2.ListAgentsRequest()
     return await channel.call(

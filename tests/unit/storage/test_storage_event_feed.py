@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+from tests.polling import HANG_S, eventually
 
 from muster.api.v1 import storage_pb2 as pb
 from muster.domain.errors import Overloaded, Unavailable
@@ -32,7 +33,7 @@ class Tail:
         self.gaps: list[int] = []
 
     async def step(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             batch = await anext(self.batches)
         message = pb.TailResponse.FromString(batch.frames)
         self.seen += [int(event.id) for event in message.events]
@@ -226,9 +227,12 @@ class FlakyLog:
     def __init__(self) -> None:
         self.store = MemoryStore(KEPT)
         self.down = False
+        # How often somebody has noticed.
+        self.refused = 0
 
     def _check(self) -> None:
         if self.down:
+            self.refused += 1
             raise Unavailable("redis", "cut off by the test")
 
     async def last(self) -> int:
@@ -273,7 +277,8 @@ async def test_a_log_that_lost_its_end_is_a_gap() -> None:
         await tail.until(10)
         waiting = asyncio.create_task(tail.step())
         log.down = True
-        await asyncio.sleep(0.05)
+        log.refused = 0
+        await eventually(lambda: log.refused > 0)
         log.store = MemoryStore(KEPT)
         write(log.store, 4)
         log.down = False

@@ -88,7 +88,8 @@ class Books:
         self.cancel_asked: set[TaskId] = set()
         self.cancelled: dict[TaskId, int] = {}
         self.succeeded: dict[TaskId, int] = {}
-        self.runs_again = 0
+        # How an attempt ended, seen from its process.
+        self.seen: dict[Key, OutcomeKind] = {}
 
     def _fail(self, number: int, text: str) -> None:
         raise SimulationError(f"invariant {number}: {text}")
@@ -222,10 +223,16 @@ class Books:
             truth.started = True
             truth.started_ms = self.kernel.now_ms
             truth.runs += 1
-            self.runs_again += truth.runs > 1
+            if truth.runs > 1:
+                self._fail(5, f"{label(*key)} runs on {agent}/{incarnation} once more")
 
     def ended(self, key: Key, outcome: Outcome) -> None:
         """How an agent says that its attempt ended."""
+        kinds, seen = OutcomeKind, self.seen.get(key, OutcomeKind.RETURNED)
+        if outcome.kind is not seen and outcome.kind in (kinds.SUCCEEDED, kinds.FAILED):
+            self._fail(9, f"{label(*key)} is said to be {outcome.kind}, and was {seen}")
+        if seen is kinds.SUCCEEDED and outcome.kind not in (seen, kinds.TIMED_OUT):
+            self._fail(6, f"{label(*key)} was done and is said to be {outcome.kind}")
         truth = self.attempts.get(key)
         if truth is not None and (not truth.outcomes or truth.outcomes[-1] != outcome):
             truth.outcomes.append(outcome)

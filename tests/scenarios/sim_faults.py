@@ -10,7 +10,7 @@ from tests.scenarios.sim_agent import Machine, Runtime
 from tests.scenarios.sim_books import label
 from tests.scenarios.sim_kernel import MAX_WALL_SKEW_MS, Part
 from tests.scenarios.sim_leader import SimLeader
-from tests.scenarios.sim_network import EVERYBODY, call
+from tests.scenarios.sim_network import EVERYBODY, Link, call
 
 from muster.agent.events import Assigned, AttemptKey, CancelAsked, Dropped, LeaderDrain
 from muster.domain.agent_lifecycle import AgentWish
@@ -205,9 +205,13 @@ class Faults:
         leader.do(lambda: leader.stray(ident, number, ref, ended=ended))
 
     def _stray_command(self) -> None:
-        """A word of a leader that was replaced reaches an agent after its successor's."""
+        """A word of a leader that was replaced reaches an agent after its successor's, or one that
+        was meant for another incarnation, or that it has heard before."""
         runtime = self._runtime()
         if runtime is None or runtime.link is None or not runtime.core.term:
+            return
+        if self._rng.random() < 0.5:
+            self._repeat_assignment(runtime, runtime.link)
             return
         held = list(runtime.core._held)
         link, term = runtime.link, runtime.core.term - 1
@@ -225,6 +229,27 @@ class Faults:
         )
         runtime.say("hears", type(events).__name__, label(*key), "of term", term, "- a stray")
         runtime.do(lambda: runtime.hear(link, term, [events]))
+
+    def _repeat_assignment(self, runtime: Runtime, link: Link) -> None:
+        """Of what it has not got rid of, or has got something newer for; or as if for another."""
+        core, another = runtime.core, self._rng.random() < 0.3
+
+        def hear() -> None:
+            again = [
+                spec
+                for key, spec in runtime.given.items()
+                if key in core._held or key in core._outbox or key.task_id in core._newest
+            ][-core.slots :]
+            if another:
+                number = core.incarnation + self._rng.choice((-1, 1))
+                again = [
+                    replace(spec, key=AttemptKey(spec.key.task_id, 99), incarnation=number)
+                    for spec in again
+                ]
+            runtime.say("hears of", *(label(*spec.key) for spec in again), "- a stray")
+            runtime.hear(link, core.term, [Assigned(core.term, tuple(again))])
+
+        runtime.do(hear)
 
     def _hang_agent(self) -> None:
         """It beats, takes attempts and starts none: of one agent in a run, for one incarnation."""

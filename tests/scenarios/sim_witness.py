@@ -54,7 +54,7 @@ class Witness:
         self._led_since_ms = self._began_ms = 0
         # Attempts that agents hold and that are not theirs, since when that is so.
         self._foreign_ms: dict[tuple[AgentId, AttemptKey], int] = {}
-        # Attempts of theirs that are to be ended, and they do not know.
+        # Their own attempts, of which they and the leader know different things.
         self._untold_ms: dict[tuple[AgentId, AttemptKey], int] = {}
 
     # ----------------------------------------------------------------- what was seen
@@ -206,7 +206,7 @@ class Witness:
             )
 
     def check_told(self) -> None:
-        """18: an agent ends what it is told to end; so it is told, where there is a session."""
+        """Where there is a session, an agent knows what it is to end, and the leader who waits."""
         leader = self._leader
         before, self._untold_ms = self._untold_ms, {}
         for ident, session in leader.sessions.items():
@@ -217,14 +217,15 @@ class Witness:
                 key = AttemptKey(task.id, task.status.attempt)
                 held = runtime.core._held.get(key)
                 wished = task.status.wish is not Wish.NONE and was_pushed(task)
-                if held is None or held.stop is not None or not wished:
+                if held is None or held.stop is not None:
+                    continue
+                if not wished and held.waiting == task.waiting:
                     continue
                 since_ms = before.get((ident, key), leader.kernel.now_ms)
                 self._untold_ms[ident, key] = since_ms
                 if leader.kernel.now_ms - since_ms > FOREIGN_MS:
-                    raise SimulationError(
-                        f"invariant 18: {runtime.name} is not told to end {task!r}"
-                    )
+                    what = "to end" if wished else "who waits"
+                    raise SimulationError(f"invariants 13 and 18: {ident} and {task!r}: {what}")
 
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""

@@ -185,6 +185,7 @@ async def test_a_short_restart_of_etcd_costs_no_lead(tmp_path: Path) -> None:
     with quick:
         async with Candidate(quick, "h:1", ttl_s) as only:
             await eventually(lambda: only.leads)
+            await quick.commit()
             began = time.monotonic()
             await asyncio.to_thread(quick.restart)
             if time.monotonic() - began > ttl_s / 2:

@@ -7,13 +7,11 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from etcd3aio import _protobuf as pb
 from tests.polling import HANG_S
 from tests.real_servers import EtcdServer
 from tests.tcp_proxy import TcpProxy
 
 from muster.domain.errors import NotFound, Unavailable
-from muster.etcd import wire
 from muster.etcd.client import EtcdClient
 from muster.etcd.lease import LeaseKeeper
 
@@ -61,13 +59,6 @@ async def one_expires_beside_another(client: EtcdClient, keeper: LeaseKeeper) ->
     assert present is not None
     assert await renewed(keeper, left) == 0
     return True
-
-
-async def on_disk(server: EtcdServer) -> None:
-    """The bundled etcd 3.5.1 may forget at a crash what it has not committed; this commits."""
-    channel = wire.open_channel(server.endpoint)
-    await pb.MaintenanceStub(channel).Hash(pb.HashRequest(), timeout=HANG_S)
-    await channel.close()
 
 
 async def test_a_lease_that_nobody_renews_expires_and_one_that_is_renewed_does_not(
@@ -152,7 +143,7 @@ async def test_renews_again_after_etcd_restarted(
     await client.put("k", b"v", lease)
     async with LeaseKeeper(client) as keeper:
         assert await renewed(keeper, lease) == 300
-        await on_disk(etcd_server)
+        await etcd_server.commit()
         etcd_server.kill()
         with pytest.raises(Unavailable):
             await keeper.renew(lease)

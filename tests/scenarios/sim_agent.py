@@ -408,7 +408,10 @@ class Runtime(Part):
     def _report(self) -> None:
         monitor, ident, mine = self.world.monitor, self.machine.id, self.core.incarnation
         if not self.kernel.is_lost() and self.world.network.passes(self, monitor):
-            monitor.do(lambda: monitor.on_report(ident, mine))
+            self.kernel.at(
+                self.kernel.delay_ms(),
+                lambda: monitor.do(lambda: monitor.on_report(ident, mine)),
+            )
         self.later(REPORT_MS, self._report)
 
     def drain(self) -> None:

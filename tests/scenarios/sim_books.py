@@ -168,6 +168,8 @@ class Books:
                 ran_ms = self.kernel.now_ms - truth.started_ms
                 if not (truth.started and 0 < spec.timeout_ms <= ran_ms):
                     self._fail(12, f"{name} is charged a time-out after {ran_ms} ms")
+            elif _goes_on(spec, new) and _was_last(spec, new):
+                self._fail(9, f"{name} goes on after {new.failures} failures: {new.outcome}")
         if deaths and (truth is None or not truth.started):
             self._fail(9, f"{name} is blamed for a death and had not started")
 
@@ -179,8 +181,7 @@ class Books:
         truth: Truth | None,
     ) -> None:
         name, state = label(spec.id, old.attempt), new.state
-        kind = new.outcome.error_kind if new.outcome is not None else ""
-        is_last = new.failures >= spec.max_attempts or kind in NON_RETRYABLE_ERROR_KINDS
+        is_last = _was_last(spec, new)
         if state is TaskState.SUCCEEDED:
             said = truth is not None and truth.said(OutcomeKind.SUCCEEDED)
             if not said or spec.lifetime is not Lifetime.FINITE:
@@ -256,6 +257,16 @@ class Books:
         only_success = all(o.kind is OutcomeKind.SUCCEEDED for o in truth.outcomes)
         if only_success and self.succeeded.get(key[0]) != key[1]:
             self._fail(6, f"the success of {name} is acknowledged and not what is recorded")
+
+
+def _goes_on(spec: TaskSpec, status: TaskStatus) -> bool:
+    return spec.lifetime is Lifetime.FINITE and status.state not in ENDED_STATES
+
+
+def _was_last(spec: TaskSpec, status: TaskStatus) -> bool:
+    """Whether a failure that is recorded is one after which a task with an end has failed."""
+    kind = status.outcome.error_kind if status.outcome is not None else ""
+    return status.failures >= spec.max_attempts or kind in NON_RETRYABLE_ERROR_KINDS
 
 
 def _is_timed(spec: TaskSpec) -> bool:

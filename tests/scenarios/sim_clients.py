@@ -39,6 +39,7 @@ S, F, R, T = (
     OutcomeKind.TIMED_OUT,
 )
 KINDS = ((S,), (S,), (S,), (F, S), (R, S), (F,), (F, F, S))
+ON_DISCONNECT = (OnDisconnect.KEEP, OnDisconnect.STOP, OnDisconnect.STOP)
 DEMANDS = (
     ResourceVector(),
     ResourceVector.of({"cpu": 500}),
@@ -180,7 +181,7 @@ class Gateway(Part):
                 timeout_ms=rng.choice((0, 0, 0, 600)),
                 start_deadline_ms=rng.choice((0, 0, 0, 0, 5_000)),
                 total_deadline_ms=rng.choice((0, 0, 0, 0, 9_000)),
-                on_disconnect=OnDisconnect.STOP if is_long else rng.choice(tuple(OnDisconnect)),
+                on_disconnect=rng.choice(ON_DISCONNECT[: 3 if is_long else 2]),
                 lifetime=Lifetime.SERVICE if service else Lifetime.FINITE,
             ),
         )

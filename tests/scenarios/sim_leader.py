@@ -206,6 +206,7 @@ class SimLeader(Part):
         older = self.sessions.get(ident)
         session = self.sessions[ident] = SimSession(self, runtime, link)
         session.welcome()
+        self.witness.leaving.pop(ident, None)
         self.witness.hear(ident, number)
         self.witness.excuse(ident)
         refs = [(_ref(h), h.state is HeldState.ENDED) for h in held]
@@ -278,6 +279,7 @@ class SimLeader(Part):
         if (session := self._from(runtime)) is not None:
             agents.draining(self.state, runtime.machine.id, session.incarnation)
             self.witness.excuse(runtime.machine.id)
+            self.witness.leaving[runtime.machine.id] = session.incarnation
 
     def on_supervisor(self, supervisor: Supervisor, link: Link) -> None:
         if not self.ready:

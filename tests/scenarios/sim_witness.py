@@ -10,7 +10,7 @@ from tests.scenarios.sim_kernel import SimulationError
 
 from muster.agent.events import AttemptKey
 from muster.domain.agent import AgentRecord
-from muster.domain.ids import AgentId, TaskId
+from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, TaskStatus, Wish
 from muster.domain.task_lifecycle import HELD_STATES, TaskState
 from muster_monitor.failure_detector import Verdict as Suspicion
@@ -18,7 +18,7 @@ from muster_scheduler.core.agents import JUDGED_LATE_MS
 from muster_scheduler.core.commands import Push
 from muster_scheduler.core.overdue import UNSTARTED_MS
 from muster_scheduler.core.overdue import _was_pushed as was_pushed
-from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, OpenTask
+from muster_scheduler.core.records import SUSPECT_DEATHS, AttemptRef, Effect, EffectKind, OpenTask
 
 if TYPE_CHECKING:
     from tests.scenarios.sim_leader import SimLeader
@@ -31,6 +31,8 @@ GIVEN_AWAY_MS = 13_000
 FENCES_SHRINK_MS = 2 * CLOCK_JUMPS_MS
 # An agent that is spoken with has been told of what it lost by then.
 FOREIGN_MS = 5_000
+# Who was heard this lately is heard: what it said before has arrived.
+HEARD_MS = 2_000
 
 
 class Witness:
@@ -46,8 +48,12 @@ class Witness:
         # When each incarnation was heard last, and those of which a supervisor said they are dead.
         self._spoken_ms: dict[tuple[AgentId, int], int] = {}
         self.buried: set[tuple[AgentId, int]] = set()
+        # Incarnations whose death was charged to a task that others had died with.
+        self._killed: set[tuple[AgentId, int]] = set()
+        # Incarnations that say that they drain.
+        self.leaving: dict[AgentId, int] = {}
         # Until when what was lost may go on where it was.
-        self._fenced_until_ms: dict[TaskId, int] = {}
+        self._fenced_until_ms: dict[OpenTask, int] = {}
         # Incarnations that the core was told to suspect.
         self.doubted: dict[AgentId, int] = {}
         self._stood_still_ms = 0
@@ -173,7 +179,7 @@ class Witness:
             if task.write is not None or task.stored is None:
                 continue
             status = leader.store.status(task.spec.tenant, task.id)
-            if task.status.state is TaskState.PENDING and status is not None:
+            if task.stored[0] is TaskState.PENDING and status is not None:
                 continue
             if status is None or (status.state, status.attempt) != task.stored:
                 raise SimulationError(f"{task!r} is taken to be stored as {task.stored}: {status}")
@@ -188,9 +194,20 @@ class Witness:
         leader, before = self._leader, task.status
         now_ms = leader.kernel.now_ms
         if status.state is TaskState.ASSIGNED:
-            early_ms = self._fenced_until_ms.pop(task.id, 0) - now_ms
+            early_ms = self._fenced_until_ms.pop(task, 0) - now_ms
             if early_ms > FENCES_SHRINK_MS:
                 raise SimulationError(f"invariant 17: {task!r} is placed {early_ms} ms too early")
+            if self.leaving.get(status.agent) == status.incarnation:
+                raise SimulationError(f"{task!r} is placed on {status.agent}, which drains")
+        agent = leader.state.agents.get(before.agent)
+        on_purpose = agent is not None and (agent.restarting or agent.draining)
+        if on_purpose and status.agent_deaths > before.agent_deaths:
+            raise SimulationError(f"invariant 9: {task!r} is blamed, and {agent!r} ends on purpose")
+        if before.agent_deaths >= SUSPECT_DEATHS and status.agent_deaths > before.agent_deaths:
+            died = before.agent, before.incarnation
+            if died in self._killed:
+                raise SimulationError(f"invariant 9: two suspects are charged with {died}")
+            self._killed.add(died)
         stop = task.spec.on_disconnect is OnDisconnect.STOP and before.state in HELD_STATES
         if not stop or status.state is not TaskState.PENDING:
             return
@@ -199,7 +216,7 @@ class Witness:
             return
         silent_ms = now_ms - self._spoken_ms.get(holder, self._began_ms)
         fence_ms = max(0, status.not_before_clock_ms - leader.now().clock_ms)
-        self._fenced_until_ms[task.id] = now_ms + fence_ms
+        self._fenced_until_ms[task] = now_ms + fence_ms
         if silent_ms + fence_ms < GIVEN_AWAY_MS:
             raise SimulationError(
                 f"invariant 17: {task!r} is lost after {silent_ms} ms and waits {fence_ms} ms"
@@ -212,6 +229,8 @@ class Witness:
         for ident, session in leader.sessions.items():
             runtime, agent = session.runtime, leader.state.agents.get(ident)
             if agent is None or leader.term != leader.store.term or not session.flows:
+                continue
+            if self._silent_ms(ident) > HEARD_MS:
                 continue
             for task in agent.tasks.values():
                 key = AttemptKey(task.id, task.status.attempt)

@@ -479,6 +479,8 @@ class Runtime(Part):
     def _start(self, command: ev.Start) -> None:
         if self._drains:
             raise SimulationError(f"{self.name} drains and takes {label(*command.spec.key)}")
+        if command.spec.key in self.given.keys() - self._released:
+            raise SimulationError(f"{self.name} starts {label(*command.spec.key)} once more")
         self.given[command.spec.key] = command.spec
         self.executor.start(command.spec)
 

@@ -65,7 +65,6 @@ class Truth:
     started: bool = False
     # When it was started last.
     started_ms: int = 0
-    runs: int = 0
     pushed_ms: int = 0
     # What its agent said of its end: more than once when the same attempt was given to it again.
     outcomes: list[Outcome] = field(default_factory=list)
@@ -223,9 +222,6 @@ class Books:
         else:
             truth.started = True
             truth.started_ms = self.kernel.now_ms
-            truth.runs += 1
-            if truth.runs > 1:
-                self._fail(5, f"{label(*key)} runs on {agent}/{incarnation} once more")
 
     def ended(self, key: Key, outcome: Outcome) -> None:
         """How an agent says that its attempt ended."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from tests.polling import HANG_S
@@ -309,9 +310,10 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
                 header = request.header
             else:
                 pieces.append(request.chunk)
-        # A client that breaks off ends the stream, too; its cancellation comes a moment later.
-        await asyncio.sleep(0.01)
         content = b"".join(pieces)
+        # A client that breaks off ends the stream, too; its cancellation comes a moment later.
+        # Those that are tested with this send much.
+        await asyncio.sleep(0.01 if len(content) < 300_000 else 0.5)
         sha256 = hashlib.sha256(content).hexdigest()
         if header.sha256 and header.sha256 != sha256:
             raise InvalidInput("sha256", header.sha256, f"the body's is {sha256}")
@@ -532,6 +534,17 @@ async def until(condition: Callable[[], object], seconds: float = HANG_S) -> Non
             await asyncio.sleep(0.005)
 
 
+# What a gateway waits for others before it goes on without them. Here all of them are one process,
+# which may be held up as a whole; then nobody is late.
+_PATIENCE = (
+    "reasons._TIMEOUT_S",
+    "routes_agents._METRICS_TIMEOUT_S",
+    "submitting._SUBMIT_TIMEOUT_S",
+    "tail._HISTORY_QUIET_S",
+    "tail._PRESENT_TIMEOUT_S",
+)
+
+
 @asynccontextmanager
 async def running_cluster(
     *, bootstrap_key_file: Path | None = None, standbys: int = 0, start_storage: bool = True
@@ -594,7 +607,10 @@ async def running_cluster(
             await until(
                 lambda: gateway.gateway.readiness.why_not is None and gateway.gateway.feed.live
             )
-        yield cluster
+        with ExitStack() as patient:
+            for name in _PATIENCE:
+                patient.enter_context(patch(f"muster_gateway.{name}", HANG_S))
+            yield cluster
     finally:
         for client in cluster.clients:
             await client.aclose()

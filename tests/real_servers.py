@@ -22,8 +22,9 @@ from muster.local.binaries import find_etcd, find_redis
 __all__ = ["EtcdServer", "RealServer", "RedisServer", "find_etcd", "find_redis", "free_port"]
 
 # Below Linux's ephemeral range (32768...), so that no outgoing connection takes the port of a
-# server that is down for a moment.
-_PORTS = (12_000, 32_000)
+# server that is down for a moment; and below those of which `muster up` chooses (12,000...): to it
+# a port that is only reserved looks free.
+_PORTS = (8_100, 12_000)
 # pytest-randomly gives every worker the same seed, which would give all the same ports.
 _random = SystemRandom()
 

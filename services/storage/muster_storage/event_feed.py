@@ -33,6 +33,8 @@ POSITION_EVERY = 1_000
 WAIT_S = 1.0
 # Of this process's own writes behind a hole that is being read; then the log is read for them too.
 MAX_PENDING_WRITES = 1_000
+# Of what other processes write this is the longest delay; a write of our own takes about as long.
+NEWS_PAUSE_S = 0.002
 # Longest time that a new subscriber waits for the reader's first answer from the log.
 START_TIMEOUT_S = 3.0
 _RETRY_PAUSE_S = 0.1
@@ -224,6 +226,8 @@ class EventFeed:
             self._said = await self._log.wait_beyond(max(self._said, self._position), WAIT_S)
             if self._said > self._position:
                 self._wake.set()
+            # Most news is our own, which was heard already: it need not be asked for each time.
+            await asyncio.sleep(NEWS_PAUSE_S)
 
     def _heard(self, batch: LogBatch | None) -> None:
         if batch is None:

@@ -146,7 +146,7 @@ async def test_a_cancelled_chat_hangs_up(cluster: Cluster, site: ScriptedServer)
     await until(lambda: pieces(cluster, key) == ["once"], "the first piece")
     cluster.leader.cancel(key)
     assert (await cluster.leader.outcome(key)).kind == T.OUTCOME_KIND_CANCELLED
-    await until(lambda: site.hung_up == before + 1, "the end of the connection")
+    await until(lambda: site.hung_up > before, "the end of the connection")
 
 
 async def test_a_page_is_fetched_and_kept_as_a_blob(cluster: Cluster, site: ScriptedServer) -> None:

@@ -35,6 +35,9 @@ WAIT_S = 1.0
 MAX_PENDING_WRITES = 1_000
 # Of what other processes write this is the longest delay; a write of our own takes about as long.
 NEWS_PAUSE_S = 0.002
+# Longest time that news is left unread because it may be of an own write that is under way: those
+# that are refused in part are never told of, and there may always be some.
+PATIENCE_S = 0.05
 # Longest time that a new subscriber waits for the reader's first answer from the log.
 START_TIMEOUT_S = 3.0
 _RETRY_PAUSE_S = 0.1
@@ -138,6 +141,9 @@ class EventFeed:
         self._pending: deque[LogBatch] = deque()
         self._said = 0
         self._wake = asyncio.Event()
+        # After which position news is left to own writes, and whether that was for too long.
+        self._spared = -1
+        self._overdue = False
         log.attend(self._heard)
 
     def close(self) -> None:
@@ -151,8 +157,8 @@ class EventFeed:
         while True:
             try:
                 await self._follow()
-            except* Unavailable:
-                # The log is away; how far it goes is asked anew when it is back.
+            except* (Unavailable, Overloaded):
+                # The log is away, or too much waits for it; how far it goes is asked anew.
                 pass
             await asyncio.sleep(random.uniform(0.0, _RETRY_PAUSE_S))  # noqa: S311  jitter
 
@@ -254,7 +260,7 @@ class EventFeed:
                     self._hand_out(pending.popleft())
                 elif pending and pending[0].first <= self._position:
                     pending.popleft()
-                elif not pending and self._log.writing:
+                elif not pending and self._log.writing and self._patient():
                     # Most likely it is our own, and we shall be told.
                     break
                 else:
@@ -262,7 +268,22 @@ class EventFeed:
                     if not entries:
                         # Trimmed already: more than the log holds was written meanwhile.
                         break
-                    self._hand_out(_batch(entries))
+                    # Own writes may have been handed out meanwhile.
+                    entries = [entry for entry in entries if entry.seq > self._position]
+                    if entries:
+                        self._hand_out(_batch(entries))
+
+    def _patient(self) -> bool:
+        if self._spared != self._position:
+            self._spared, self._overdue = self._position, False
+            loop = asyncio.get_running_loop()
+            loop.call_later(PATIENCE_S, self._end_patience, self._position)
+        return not self._overdue
+
+    def _end_patience(self, position: int) -> None:
+        if position == self._position:
+            self._overdue = True
+            self._wake.set()
 
     def _hand_out(self, batch: LogBatch) -> None:
         last = batch.last

@@ -323,3 +323,67 @@ async def test_a_feed_that_closes_ends_its_subscribers() -> None:
         feed.close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+class OwnLog(FlakyLog):
+    """A log of a process whose own writes are always under way; the test tells of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.heard: Callable[[LogBatch | None], None] = lambda batch: None
+        # While it is set, answers with events are held back.
+        self.held: asyncio.Event | None = None
+        self.reads = 0
+
+    async def after(self, seq: int, limit: int) -> list[LogEntry]:
+        if self.full:
+            self.refused += 1
+            raise Overloaded("storage: full, says the test")
+        entries = await super().after(seq, limit)
+        self.reads += 1
+        if self.held is not None:
+            await self.held.wait()
+        return entries
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        self.heard = heard
+
+    @property
+    def writing(self) -> bool:
+        return True
+
+
+async def test_own_writes_that_nobody_tells_of_hide_no_others() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        write(log.store, 3)
+        await tail.until(3)
+        write(log.store, 1)
+        await tail.until(4)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3, 4], [])
+
+
+async def test_an_own_write_heard_while_the_log_is_read_comes_once() -> None:
+    log = OwnLog()
+    log.held = asyncio.Event()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        write(log.store, 2)
+        await eventually(lambda: log.reads > 0)
+        log.heard(LogBatch(1, [(b"2:1:default", [b""])]))
+        log.held.set()
+        await tail.until(2)
+        write(log.store, 1)
+        await tail.until(3)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3], [])
+
+
+async def test_a_log_that_takes_no_more_calls_is_read_later() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        log.full = True
+        write(log.store, 3)
+        await eventually(lambda: log.refused > 1)
+        log.full = False
+        await tail.until(3)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3], [])

@@ -357,6 +357,7 @@ class OwnLog(FlakyLog):
 async def test_own_writes_that_nobody_tells_of_hide_no_others() -> None:
     log = OwnLog()
     async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
         write(log.store, 3)
         await tail.until(3)
         write(log.store, 1)
@@ -368,6 +369,7 @@ async def test_an_own_write_heard_while_the_log_is_read_comes_once() -> None:
     log = OwnLog()
     log.held = asyncio.Event()
     async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
         write(log.store, 2)
         await eventually(lambda: log.reads > 0)
         log.heard(LogBatch(1, [(b"2:1:default", [b""])]))
@@ -381,6 +383,7 @@ async def test_an_own_write_heard_while_the_log_is_read_comes_once() -> None:
 async def test_a_log_that_takes_no_more_calls_is_read_later() -> None:
     log = OwnLog()
     async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
         log.full = True
         write(log.store, 3)
         await eventually(lambda: log.refused > 1)

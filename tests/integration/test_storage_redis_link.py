@@ -175,6 +175,21 @@ async def test_an_evicting_redis_is_refused(tmp_path: Path) -> None:
             await asyncio.wait([running])
 
 
+async def test_a_redis_that_does_not_tell_its_version_serves(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with linked(server.url) as link:
+            rules = ("on", ">secret", "~*", "+@all", "-info", "-config")
+            await link.call("ACL", "SETUSER", "muster", *rules)
+        address = f"redis://muster:secret@{server.endpoint}/0"
+        store = RedisStore(address, timeout_s=50.0, allow_weak=True)
+        running = asyncio.create_task(store.run())
+        try:
+            await eventually(lambda: store.why_not_ready() is None)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
 async def test_no_script_blocks_redis_for_long(redis_server: RedisServer) -> None:
     async with stored(redis_server.url) as store:
         link = store._link

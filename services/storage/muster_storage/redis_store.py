@@ -62,10 +62,15 @@ async def why_unfit(link: RedisLink) -> str | None:
 
 async def why_layout_unfit(link: RedisLink) -> str | None:
     """One sentence when this Redis is too old or holds what another version of Muster wrote."""
-    fields = (await link.call("INFO", "server")).decode().splitlines()
-    version = dict(line.split(":", 1) for line in fields if ":" in line)["redis_version"]
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-        return f"it is Redis {version}, and the oldest that serves is 6.2"
+    try:
+        fields = (await link.call("INFO", "server")).decode().splitlines()
+    except RedisRefusedError:
+        # Who may not ask for the version asks for what 6.2 brought; this trims nothing.
+        await link.call("XTRIM", f"{KEY_PREFIX}events", "MINID", 0)
+    else:
+        version = dict(line.split(":", 1) for line in fields if ":" in line)["redis_version"]
+        if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
+            return f"it is Redis {version}, and the oldest that serves is 6.2"
     layout, seq = await link.call("MGET", f"{KEY_PREFIX}layout", f"{KEY_PREFIX}seq")
     # Layout 1 had neither this key nor the stream of news.
     if layout is None and (seq is None or await link.call("EXISTS", f"{KEY_PREFIX}news")):

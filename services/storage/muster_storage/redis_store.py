@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from muster_storage.redis_events import RedisEvents
 from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink, RedisRefusedError
@@ -63,21 +64,21 @@ async def why_unfit(link: RedisLink) -> str | None:
 async def why_layout_unfit(link: RedisLink) -> str | None:
     """One sentence when this Redis is too old or holds what another version of Muster wrote."""
     try:
-        fields = (await link.call("INFO", "server")).decode().splitlines()
+        info = (await link.call("INFO", "server")).decode()
     except RedisRefusedError:
         # Who may not ask for the version asks for what 6.2 brought; this trims nothing.
         await link.call("XTRIM", f"{KEY_PREFIX}events", "MINID", 0)
     else:
-        version = dict(line.split(":", 1) for line in fields if ":" in line)["redis_version"]
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_REDIS:
-            return f"it is Redis {version}, and the oldest that serves is 6.2"
+        version = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+        if version and (int(version[1]), int(version[2])) < OLDEST_REDIS:
+            return f"it is Redis {version[1]}.{version[2]}, and the oldest that serves is 6.2"
     layout, seq = await link.call("MGET", f"{KEY_PREFIX}layout", f"{KEY_PREFIX}seq")
     # Layout 1 had neither this key nor the stream of news.
     if layout is None and (seq is None or await link.call("EXISTS", f"{KEY_PREFIX}news")):
         await link.call("SET", f"{KEY_PREFIX}layout", LAYOUT, "NX")
         layout = b"%d" % LAYOUT
     if layout != b"%d" % LAYOUT:
-        found = int(layout or 1)
+        found = (layout or b"1").decode(errors="replace")
         return (
             f"its data has layout {found} and this Muster reads layout {LAYOUT}; "
             "use the Muster that wrote it, or give this one an empty Redis"

@@ -109,12 +109,14 @@ class Machine:
             time.sleep(0.02)
 
     def _processes(self) -> list[int]:
-        """Of this machine's user, by the home folder that all inherit."""
+        """Of this machine's user, by the home folder that all inherit; or, as Redis writes its
+        title over its environment, by the folder that it works in."""
         mark = b"\0" + os.fsencode(f"HOME={self.home}") + b"\0"
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if mark in b"\0" + (folder / "environ").read_bytes():
+                inherited = mark in b"\0" + (folder / "environ").read_bytes()
+                if inherited or (folder / "cwd").readlink().is_relative_to(self.folder):
                     found.append(int(folder.name))
             except OSError:
                 # Ended meanwhile, or another user's.

@@ -33,7 +33,8 @@ POSITION_EVERY = 1_000
 WAIT_S = 1.0
 # Of this process's own writes behind a hole that is being read; then the log is read for them too.
 MAX_PENDING_WRITES = 1_000
-# Of what other processes write this is the longest delay; a write of our own takes about as long.
+# Between two questions for news. What other processes write is heard so much later, and at most
+# PATIENCE_S later while writes of our own are under way.
 NEWS_PAUSE_S = 0.002
 # Longest time that news is left unread because it may be of an own write that is under way: those
 # that are refused in part are never told of, and there may always be some.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tests.polling import HANG_S
+from tests.real_servers import free_port
 
 from muster.api.v1 import (
     monitor_pb2,
@@ -39,7 +41,7 @@ T = task_pb2
 
 
 async def until(
-    condition: Callable[[], Any], what: str = "the condition", timeout_s: float = 15.0
+    condition: Callable[[], Any], what: str = "the condition", timeout_s: float = HANG_S
 ) -> Any:
     """Waits until the condition is truthy and gives its value."""
     end = boot_ms() + timeout_s * 1000
@@ -134,6 +136,9 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.progress: defaultdict[Key, list[Any]] = defaultdict(list)
         self.waiting: list[tuple[Key, bool]] = []
         self.beats = 0
+        self.supervisor_beats = 0
+        # When the last beat of the runtime came that was answered.
+        self.answered_boot_ms = 0
         self.draining = False
         self.submitted: list[Any] = []
         self.cancelled: list[str] = []
@@ -188,8 +193,11 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
             answer = S.SessionResponse(term=self.term)
             if message.HasField("beat"):
                 self.beats += 1
+                self.supervisor_beats += queue is self._supervisor
                 if self.answers_beats:
                     answer.beat_ack.seq = message.beat.seq
+                    if queue is self._runtime:
+                        self.answered_boot_ms = boot_ms()
             if message.HasField("runtime_died"):
                 self.deaths.append(message.runtime_died)
             self.draining |= message.draining
@@ -256,7 +264,7 @@ class Leader(scheduler_pb2_grpc.SchedulerServiceServicer):
             timeout_ms=fields.get("timeout_ms", 0),
         )[0]
 
-    async def outcome(self, key: Key, timeout_s: float = 15.0) -> T.Outcome:
+    async def outcome(self, key: Key, timeout_s: float = HANG_S) -> T.Outcome:
         await until(lambda: key in self.outcomes, f"the outcome of {key}", timeout_s)
         return self.outcomes[key]
 
@@ -331,7 +339,7 @@ class Storage(storage_pb2_grpc.DataServiceServicer, storage_pb2_grpc.StorageServ
         content = b""
         async for part in request_iterator:
             content += part.chunk
-        await until(lambda: self.available, "storage", 60)
+        await until(lambda: self.available, "storage")
         sha256 = hashlib.sha256(content).hexdigest()
         self.blobs[sha256] = content
         return storage_pb2.PutBlobResponse(sha256=sha256, size_bytes=len(content))
@@ -392,7 +400,8 @@ class Cluster:
         )
 
     async def start(self) -> None:
-        await self.serve_again("127.0.0.1:0")
+        # One that nobody takes while the server is away.
+        await self.serve_again(f"127.0.0.1:{free_port()}")
         await self._serve_leader()
 
     async def serve_again(self, listen: str) -> None:
@@ -502,7 +511,7 @@ class Agent:
         assert len(found) == 1, (module, self.processes())
         return found[0]
 
-    async def exit(self, timeout_s: float = 15.0) -> int:
+    async def exit(self, timeout_s: float = HANG_S) -> int:
         """Waits for the end and gives the exit code."""
         assert self.process is not None
         async with asyncio.timeout(timeout_s):
@@ -521,6 +530,6 @@ class Agent:
         if self.process.returncode is None:
             self.signal(signal.SIGKILL)
             await self.process.wait()
-        await until(lambda: not self.processes(), f"the end of {self.processes()}", 10)
+        await until(lambda: not self.processes(), f"the end of {self.processes()}")
         if self._drain is not None:
             await self._drain

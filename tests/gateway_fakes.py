@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+from tests.polling import HANG_S
 
 from muster.api.v1 import (
     agent_pb2,
@@ -49,6 +51,10 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         self.tails: list[asyncio.Event] = []
         self.etag = 0
         self.calls: list[str] = []
+        # Ids of the keys that were looked up.
+        self.looked_up: list[str] = []
+        # Ends what was created here at once, as a leader does that finds it.
+        self.echo = False
         # Raised by every call while it is set.
         self.broken: Exception | None = None
         # Called with the number of Create calls so far.
@@ -127,7 +133,16 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         self.creates += 1
         if self.on_create is not None:
             self.on_create(self.creates)
-        return storage_pb2.CreateResponse(results=await self.create(list(request.tasks)))
+        response = storage_pb2.CreateResponse(results=await self.create(list(request.tasks)))
+        if self.echo:
+            await self.echo_of([task.spec for task in request.tasks])
+        return response
+
+    async def echo_of(self, specs: Iterable[task_pb2.TaskSpec]) -> None:
+        """Ends tasks with their inputs, once: the same ones may come twice."""
+        for spec in specs:
+            if self.tasks[spec.tenant, spec.id].status.state not in ENDED:
+                await self.end(spec.id, spec.input_json, tenant=spec.tenant)
 
     async def create(self, tasks: list[task_pb2.Task]) -> list[storage_pb2.CreateResult]:
         results = []
@@ -217,6 +232,7 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
 
     async def GetApiKey(self, request: storage_pb2.GetApiKeyRequest, _: Any) -> Any:
         self._enter("GetApiKey")
+        self.looked_up.append(request.id)
         if request.id not in self.keys:
             raise NotFound("key", request.id)
         return storage_pb2.GetApiKeyResponse(key=self.keys[request.id])
@@ -294,9 +310,10 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
                 header = request.header
             else:
                 pieces.append(request.chunk)
-        # A client that breaks off ends the stream, too; its cancellation comes a moment later.
-        await asyncio.sleep(0.01)
         content = b"".join(pieces)
+        # A client that breaks off ends the stream, too; its cancellation comes a moment later.
+        # Those that are tested with this send much.
+        await asyncio.sleep(0.01 if len(content) < 300_000 else 0.5)
         sha256 = hashlib.sha256(content).hexdigest()
         if header.sha256 and header.sha256 != sha256:
             raise InvalidInput("sha256", header.sha256, f"the body's is {sha256}")
@@ -326,8 +343,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         # Raised by every call while it is set.
         self.broken: Exception | None = None
         self.submits: list[int] = []
-        # Ends every submitted task at once, with its input as output.
-        self.echo = False
+        # How often it was asked to submit, in vain or not.
+        self.asked_to_submit = 0
         self.agents: dict[str, agent_pb2.AgentView] = {}
         self.acts: list[tuple[str, int, str]] = []
         self.excluded: Mapping[str, int] = {}
@@ -336,7 +353,18 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         if self.broken is not None:
             raise self.broken
 
+    @property
+    def echo(self) -> bool:
+        """Whether every task ends as soon as it is there, with its input as output."""
+        return self.storage.echo
+
+    @echo.setter
+    def echo(self, echo: bool) -> None:
+        # A gateway that a busy machine keeps from the leader writes to storage by itself.
+        self.storage.echo = echo
+
     async def Submit(self, request: scheduler_pb2.SubmitRequest, _: Any) -> Any:
+        self.asked_to_submit += 1
         self._enter()
         self.submits.append(len(request.tasks))
         status = task_pb2.TaskStatus(
@@ -345,8 +373,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         tasks = [task_pb2.Task(spec=spec, status=status) for spec in request.tasks]
         results = await self.storage.create(tasks)
         if self.echo:
-            for spec in request.tasks:
-                await self.storage.end(spec.id, spec.input_json, tenant=spec.tenant)
+            await self.storage.echo_of(request.tasks)
         return scheduler_pb2.SubmitResponse(states=[r.status.state for r in results])
 
     async def Cancel(self, request: scheduler_pb2.CancelRequest, _: Any) -> Any:
@@ -495,16 +522,27 @@ class Cluster:
 
     def client_with(self, key: str | None) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20.0)
+        client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=HANG_S)
         self.clients.append(client)
         return client
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = HANG_S) -> None:
     """Waits, with a bound, for what happens beside the test."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  conditions are about other objects' state
             await asyncio.sleep(0.005)
+
+
+# What a gateway waits for others before it goes on without them. Here all of them are one process,
+# which may be held up as a whole; then nobody is late.
+_PATIENCE = (
+    "reasons._TIMEOUT_S",
+    "routes_agents._METRICS_TIMEOUT_S",
+    "submitting._SUBMIT_TIMEOUT_S",
+    "tail._HISTORY_QUIET_S",
+    "tail._PRESENT_TIMEOUT_S",
+)
 
 
 @asynccontextmanager
@@ -569,7 +607,10 @@ async def running_cluster(
             await until(
                 lambda: gateway.gateway.readiness.why_not is None and gateway.gateway.feed.live
             )
-        yield cluster
+        with ExitStack() as patient:
+            for name in _PATIENCE:
+                patient.enter_context(patch(f"muster_gateway.{name}", HANG_S))
+            yield cluster
     finally:
         for client in cluster.clients:
             await client.aclose()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+# What has not happened by then hangs. It is no measure of speed: the processor of a machine that
+# tests may be away for seconds, and no test may fail for that.
+HANG_S = 60.0
 _PAUSE_S = 0.01
 
 
-async def eventually(check: Callable[[], bool], *, within_s: float) -> None:
+async def eventually(check: Callable[[], bool], *, within_s: float = HANG_S) -> None:
     """Returns once `check()` is true; fails the test when that takes longer than `within_s`."""
     try:
         async with asyncio.timeout(within_s):

@@ -14,18 +14,22 @@ from random import SystemRandom
 from types import TracebackType
 from typing import IO, Self
 
+from etcd3aio import _protobuf as pb
+
+from muster.etcd import wire
 from muster.local.binaries import find_etcd, find_redis
 
 __all__ = ["EtcdServer", "RealServer", "RedisServer", "find_etcd", "find_redis", "free_port"]
 
 # Below Linux's ephemeral range (32768...), so that no outgoing connection takes the port of a
-# server that is down for a moment.
-_PORTS = (12_000, 32_000)
+# server that is down for a moment; and below those of which `muster up` chooses (12,000...): to it
+# a port that is only reserved looks free.
+_PORTS = (8_100, 12_000)
 # pytest-randomly gives every worker the same seed, which would give all the same ports.
 _random = SystemRandom()
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
 _START_ATTEMPTS = 5
 
 # The kernel's "parent" in PR_SET_PDEATHSIG is the thread that forked: one that lives as long as
@@ -191,7 +195,7 @@ class RealServer:
 
     def _exchange(self, request: bytes, answer_bytes: int = 4096) -> bytes:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as link:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as link:
                 link.sendall(request)
                 return link.recv(answer_bytes)
         except OSError:
@@ -239,6 +243,12 @@ class EtcdServer(RealServer):
             "--log-level=warn",
             *self._extra_args,
         ]
+
+    async def commit(self) -> None:
+        """The bundled etcd 3.5.1 may forget at a crash what it has not committed yet."""
+        channel = wire.open_channel(self.endpoint)
+        await pb.MaintenanceStub(channel).Hash(pb.HashRequest(), timeout=START_TIMEOUT_S)
+        await channel.close()
 
     def _answers(self) -> bool:
         request = f"GET /health HTTP/1.1\r\nHost: {self.endpoint}\r\nConnection: close\r\n\r\n"

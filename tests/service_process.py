@@ -27,7 +27,7 @@ class ServiceProcess(RealServer):
         """Status and body of /metrics, /healthz or /readyz; 0 when it does not answer."""
         url = f"http://127.0.0.1:{self._metrics_port}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
+
+from muster.rpc.clock import boot_ms
 
 
 class TcpProxy:
@@ -20,6 +23,8 @@ class TcpProxy:
         self._flows: dict[int, asyncio.Event] = {}
         self._refusing = False
         self.connections = 0
+        # When something was last passed on to the target.
+        self.passed_on_boot_ms = 0
 
     @property
     def endpoint(self) -> str:
@@ -73,17 +78,26 @@ class TcpProxy:
         flow = self._flows[self.connections] = asyncio.Event()
         flow.set()
         for source, sink in ((reader, far_writer), (far_reader, writer)):
-            pipe = asyncio.create_task(_pump(source, sink, flow))
+            heard = self._heard if source is reader else None
+            pipe = asyncio.create_task(_pump(source, sink, flow, heard))
             self._pipes.add(pipe)
             pipe.add_done_callback(self._pipes.discard)
 
+    def _heard(self) -> None:
+        self.passed_on_boot_ms = boot_ms()
+
 
 async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, flow: asyncio.Event
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    flow: asyncio.Event,
+    heard: Callable[[], None] | None,
 ) -> None:
     with suppress(OSError):
         while chunk := await source.read(65536):
             await flow.wait()
+            if heard is not None:
+                heard()
             sink.write(chunk)
             await sink.drain()
     sink.close()

@@ -21,8 +21,8 @@ from muster.local.binaries import find_etcd, find_redis
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # A block that takes longer is not for a page; a busy machine is given its due.
-BLOCK_TIMEOUT_S = 60.0
-_END_WAIT_S = 15.0
+BLOCK_TIMEOUT_S = 150.0
+_END_WAIT_S = 60.0
 # A reader's own ports are often taken on a machine that tests: each is replaced by a free one.
 _PORT = re.compile(r"(?<=127\.0\.0\.1:)[1-9]\d{1,4}\b|(?<=--port[ =])[1-9]\d{1,4}\b")
 
@@ -109,12 +109,14 @@ class Machine:
             time.sleep(0.02)
 
     def _processes(self) -> list[int]:
-        """Of this machine's user, by the home folder that all inherit."""
+        """Of this machine's user, by the home folder that all inherit; or, as Redis writes its
+        title over its environment, by the folder that it works in."""
         mark = b"\0" + os.fsencode(f"HOME={self.home}") + b"\0"
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if mark in b"\0" + (folder / "environ").read_bytes():
+                inherited = mark in b"\0" + (folder / "environ").read_bytes()
+                if inherited or (folder / "cwd").readlink().is_relative_to(self.folder):
                     found.append(int(folder.name))
             except OSError:
                 # Ended meanwhile, or another user's.

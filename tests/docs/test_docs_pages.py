@@ -71,12 +71,14 @@ def test_what_is_not_run_is_rare() -> None:
     assert len(left_out) * 5 <= len(run), [f"{b.place}: {b.note[1]}" for b in left_out]
 
 
-async def test_a_machine_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["sleep 300", "redis-server --port 6379 --dir ."])
+async def test_a_machine_leaves_nothing_behind(command: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path / "m")
-    PageRunner(machine, "page").run([Block(Path("p.md"), 1, "sh", "sleep 300 & echo $! > pid")])
+    started = f"{command} > out.log 2>&1 & echo $! > pid; sleep 0.5"
+    PageRunner(machine, "page").run([Block(Path("p.md"), 1, "sh", started)])
     pid = int((machine.folder / "page" / "pid").read_text())
     machine.close()
-    await eventually(lambda: not psutil.pid_exists(pid) or _is_dead(pid), within_s=30)
+    await eventually(lambda: not psutil.pid_exists(pid) or _is_dead(pid))
 
 
 def _is_dead(pid: int) -> bool:

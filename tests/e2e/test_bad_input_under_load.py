@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2e.test_up_cli import Cli
+
+# All of this at once keeps two busy cores for a while.
+HANG_S = 120.0
 
 SKILLS = """
 import ctypes, os, signal, subprocess, time
@@ -58,24 +62,42 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Cli, dict[str, Any]]]:
         cli.run("down", "--state-dir", str(cli.state))
 
 
+async def ask(client: httpx.AsyncClient, method: str, path: str, **rest: Any) -> httpx.Response:
+    """As clients do: not now is no answer, and a submission has a key."""
+    if (method, path) == ("POST", "/v1/tasks"):
+        rest["headers"] = {"Idempotency-Key": uuid.uuid4().hex, **rest.get("headers", {})}
+    async with asyncio.timeout(HANG_S):
+        while True:
+            answer = await client.request(method, path, **rest)
+            if answer.status_code not in (429, 503):
+                return answer
+            await asyncio.sleep(0.1)
+
+
+async def ended(client: httpx.AsyncClient, ident: str) -> dict[str, Any]:
+    """The result of a task, once it has one."""
+    async with asyncio.timeout(HANG_S):
+        while True:
+            answer = await ask(client, "GET", f"/v1/tasks/{ident}/result", params={"wait": "30s"})
+            if answer.status_code != 202:
+                assert answer.status_code == 200, answer.text
+                result: dict[str, Any] = answer.json()
+                return result
+
+
 async def load(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
     """Tasks in batches over some seconds; their results by id."""
     ids: list[str] = []
     for _ in range(BATCHES):
         batch = {"tasks": [{"skill": "work", "input": {"seconds": 0.02}}] * (LOAD // BATCHES)}
-        answer = await client.post("/v1/tasks", json=batch)
+        answer = await ask(client, "POST", "/v1/tasks", json=batch)
         assert answer.status_code == 202, answer.text
         ids += answer.json()["ids"]
         await asyncio.sleep(0.3)
-    results = {}
-    for ident in ids:
-        answer = await client.get(f"/v1/tasks/{ident}/result", params={"wait": "60s"})
-        assert answer.status_code == 200, answer.text
-        results[ident] = answer.json()
-    return results
+    return {ident: await ended(client, ident) for ident in ids}
 
 
-def requests(ended: str) -> list[tuple[int, str, str, dict[str, Any]]]:
+def requests(done: str) -> list[tuple[int, str, str, dict[str, Any]]]:
     """Expected status, method, path, and the rest of each request."""
     deep = b'{"skill":"echo","input":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
     json_type = {"Content-Type": "application/json"}
@@ -99,40 +121,36 @@ def requests(ended: str) -> list[tuple[int, str, str, dict[str, Any]]]:
         raw(400, b'{"skill":"\xff\xfe"}'),
         (401, "GET", "/v1/tasks", {"headers": {"Authorization": "Bearer mst_wrong"}}),
         (401, "GET", "/v1/tasks", {"headers": {"Authorization": ""}}),
-        (409, "POST", f"/v1/tasks/{ended}/cancel", {}),
+        (409, "POST", f"/v1/tasks/{done}/cancel", {}),
         (404, "GET", "/v1/tasks/" + "0" * 26, {}),
         (404, "GET", "/v1/tasks/not-an-id", {}),
     ]
 
 
 async def refused(client: httpx.AsyncClient) -> None:
-    done = (await client.post("/v1/tasks", json={"skill": "echo", "input": 1})).json()["id"]
-    answer = await client.get(f"/v1/tasks/{done}/result", params={"wait": "60s"})
-    assert answer.status_code == 200
+    echo = {"skill": "echo", "input": 1}
+    done = (await ask(client, "POST", "/v1/tasks", json=echo)).json()["id"]
+    await ended(client, done)
     for status, method, path, rest in requests(done):
-        answer = await client.request(method, path, **rest)
+        answer = await ask(client, method, path, **rest)
         said = (method, path, str(rest)[:80], answer.status_code, answer.text[:300])
         assert answer.status_code == status, said
         assert answer.headers["content-type"] == "application/problem+json", said
     key = {"Idempotency-Key": "the-same"}
     for value, status in ((1, 202), (2, 409)):
         body = {"skill": "echo", "input": value}
-        answer = await client.post("/v1/tasks", json=body, headers=key)
+        answer = await ask(client, "POST", "/v1/tasks", json=body, headers=key)
         assert answer.status_code == status
 
 
 async def bad_skills(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
     ids = {}
     for how in ("not_json", "huge", "exit", "segfault", "fork", "stubborn", "deeper"):
-        body = {"skill": "bad", "input": {"how": how}, "max_attempts": 1, "timeout": "3s"}
-        if how == "deeper":
-            body["timeout"] = "60s"
-        ids[how] = (await client.post("/v1/tasks", json=body)).json()["id"]
-    ends = {}
-    for how, ident in ids.items():
-        answer = await client.get(f"/v1/tasks/{ident}/result", params={"wait": "60s"})
-        ends[how] = answer.json()
-    return ends
+        # The time of one must be up; the others must have enough of it.
+        timeout = "3s" if how == "stubborn" else "10m"
+        body = {"skill": "bad", "input": {"how": how}, "max_attempts": 1, "timeout": timeout}
+        ids[how] = (await ask(client, "POST", "/v1/tasks", json=body)).json()["id"]
+    return {how: await ended(client, ident) for how, ident in ids.items()}
 
 
 async def join(cli: Cli, registry: str, secret: str, name: str) -> tuple[int | None, str]:
@@ -147,7 +165,7 @@ async def join(cli: Cli, registry: str, secret: str, name: str) -> tuple[int | N
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "muster.agent", env=environ, stderr=subprocess.PIPE
     )
-    _, text = await asyncio.wait_for(process.communicate(), 60)
+    _, text = await asyncio.wait_for(process.communicate(), HANG_S)
     return process.returncode, text.decode()
 
 

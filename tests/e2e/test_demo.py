@@ -88,6 +88,6 @@ def test_no_image_is_lost_when_a_process_is_killed(part: str, tmp_path: Path) ->
     assert children, text
     assert "1,797 of 1,797 images have exactly one result." in text
     # All that was begun has ended, and nothing lies about.
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive, f"{alive} outlived the demo"
     assert list(tmp_path.iterdir()) == []

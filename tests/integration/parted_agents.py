@@ -82,7 +82,7 @@ class Parted:
         where: Any = SimpleNamespace(address=registry.endpoint)
         agent = self.agents[name] = Agent(where, self.folder / name)
         await agent.start(skills, {"MUSTER_JOIN_SECRET": SECRET, **env})
-        await self.cluster.sees(name, agent_pb2.AGENT_STATE_READY, 30.0)
+        await self.cluster.sees(name, agent_pb2.AGENT_STATE_READY)
         return agent
 
     def part(self, name: str) -> None:
@@ -96,12 +96,12 @@ class Parted:
             proxy.cut()
             proxy.refuse(False)
 
-    async def placed_on(self, ident: str, name: str, within_s: float = 30.0) -> None:
+    async def placed_on(self, ident: str, name: str) -> None:
         async def there() -> bool:
             status = (await self.cluster.task(ident)).status
             return status.agent == name
 
-        await until(there, within_s)
+        await until(there)
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ SKILLS = """
 
     @skill
     async def aparent(ns: list[int], ctx: AsyncContext):
-        children = [await ctx.submit("double", {"n": n}, timeout_s=5, priority=7) for n in ns]
+        children = [await ctx.submit("double", {"n": n}, timeout_s=500, priority=7) for n in ns]
         return await asyncio.gather(*(c.result() for c in children))
 
     @skill
@@ -162,7 +162,7 @@ async def test_a_waiting_parent_gives_its_slot_to_its_children(cluster: Cluster)
         words = [waiting for k, waiting in leader.waiting if k == key]
         assert words[0] is True
     child = next(s for s in leader.submitted if s.parent == keys[1][0])
-    assert (child.timeout_ms, child.priority) == (5000, 7)
+    assert (child.timeout_ms, child.priority) == (500_000, 7)
     # Parents that got one child's result and await another's give their slots back again.
     keys = leader.assign(*(cluster.task("aparent", {"ns": [1, 2, 3]}) for _ in range(2)))
     for key in keys:

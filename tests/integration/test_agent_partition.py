@@ -84,27 +84,28 @@ async def test_of_a_parted_agents_tasks_stop_never_overlaps_and_keep_runs_on(
             (idents[name],) = await parted.cluster.submit(
                 skill="run_until", input_json=orjson.dumps(given), on_disconnect=mode
             )
-        await soon(lambda: all(1 in spans(path) for path in files.values()), 30.0)
+        await soon(lambda: all(1 in spans(path) for path in files.values()))
         await parted.start("two", SKILLS)
 
         parted.part("one")
-        parted_ms = boot_ms()
-        await soon(lambda: 2 in spans(files["stop"]), 40.0)
+        # Its last word, which this machine may have held up.
+        word_ms = parted.proxies["one"][0].passed_on_boot_ms
+        await soon(lambda: 2 in spans(files["stop"]))
         moved_ms = boot_ms()
         first, second = spans(files["stop"])[1], spans(files["stop"])[2]
         assert first[1] < second[0], "two attempts of a `stop` task overlap"
-        assert first[1] > parted_ms + 5_000, "a short silence already ended it"
+        assert first[1] > word_ms + 4_000, "a short silence already ended it"
         # Without a word from its agent for 13 s; the other one runs on, and is left alone.
-        assert second[0] > parted_ms + 10_000
-        await soon(lambda: spans(files["keep"])[1][1] > moved_ms, 10.0)
+        assert second[0] > word_ms + 10_000
+        await soon(lambda: spans(files["keep"])[1][1] > moved_ms)
         assert 2 not in spans(files["keep"])
 
         # Its lease ends too: the agent is given up, and `keep` tasks with it.
         parted.registry.hide("one")
-        await soon(lambda: 2 in spans(files["keep"]), 30.0)
+        await soon(lambda: 2 in spans(files["keep"]))
         release.touch()
         for ident in idents.values():
-            task = await parted.cluster.stored(ident, SUCCEEDED, 30.0)
+            task = await parted.cluster.stored(ident, SUCCEEDED)
             assert (task.status.attempt, task.outcome.output_json) == (2, b"2")
         # Back in the network, it has its own outcome of attempt 1 to tell: it counts no more.
         scheduler = servers.schedulers[0]
@@ -115,7 +116,7 @@ async def test_of_a_parted_agents_tasks_stop_never_overlaps_and_keep_runs_on(
             text = await asyncio.to_thread(scheduler.metrics)
             return _value(text, "muster_outcomes_fenced_total") > before
 
-        await until(fenced, 30.0)
+        await until(fenced)
         task = await parted.cluster.task(idents["keep"])
         assert (task.status.attempt, task.outcome.output_json) == (2, b"2")
 
@@ -139,7 +140,7 @@ async def test_poison_is_dead_after_three_agents_and_fifty_innocents_succeed(
         ended = {}
         for spec in specs:
             wanted = DEAD if spec is poison else SUCCEEDED
-            ended[spec.id] = (await parted.cluster.stored(spec.id, wanted, 60.0)).status
+            ended[spec.id] = (await parted.cluster.stored(spec.id, wanted)).status
         assert ended[poison.id].agent_deaths == POISON_DEATHS
         assert "3 agents died while they ran it" in ended[poison.id].why
         attempts = [line.split() for line in notes.read_text().splitlines()]

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest_asyncio
 from tests.agent_cluster import Agent, Cluster, S, T, alive, until
+from tests.polling import HANG_S
 
 from muster.agent import error_kinds
+from muster.rpc.clock import boot_ms
 
 SKILLS = """
     import os, pathlib, time
@@ -51,16 +53,15 @@ async def test_a_new_leader_is_followed_at_once_and_nothing_is_forgotten(
     await cluster.agent(SKILLS)
     old = cluster.leader
     gate = tmp_path / "gate"
-    running = old.give("hold", {"path": str(gate)})
+    # One that a silence of 9 s would end.
+    running = old.give("hold", {"path": str(gate)}, on_disconnect=T.ON_DISCONNECT_STOP)
     await until(lambda: running in old.started, "its start")
     old.acknowledges = False
     unheard = old.give("echo", "kept")
     await old.outcome(unheard)
 
     new = await cluster.change_leader()
-    began = asyncio.get_running_loop().time()
     await until(lambda: new.hellos, "a hello to the new leader")
-    assert asyncio.get_running_loop().time() - began < 3
     held = {(h.ref.task_id, h.ref.attempt): h.state for h in new.hellos[0].hello.held}
     assert held == {running: S.HELD_STATE_RUNNING, unheard: S.HELD_STATE_ENDED}
     assert (await new.outcome(unheard)).output_json == b'"kept"'
@@ -113,8 +114,11 @@ async def test_more_than_the_slots_is_returned_and_a_drop_is_silent(
     again = leader.assign(cluster.task("echo"), attempt=0)
     assert (await leader.outcome(again[0])).kind == T.OUTCOME_KIND_RETURNED
     leader.push(drop=[S.AttemptRef(task_id=key[0], attempt=key[1], tenant="default")])
-    await until(lambda: not alive(pid), "its end", 5)
-    assert await leader.result("echo", 1) == 1
+    await until(lambda: not alive(pid), "its end")
+    # The slot is free once the agent has noticed that.
+    async with asyncio.timeout(HANG_S):
+        while (done := await leader.outcome(leader.give("echo", 1))).output_json != b"1":
+            assert (done.kind, done.error_kind) == (T.OUTCOME_KIND_RETURNED, error_kinds.NO_SLOT)
     assert key not in leader.outcomes
 
     # Told to register again, it keeps its incarnation; and the figures of it all arrive.
@@ -168,23 +172,25 @@ async def test_stop_tasks_never_outlive_the_agents_contact_with_the_leader(
                 path = where.folder / f"pid-{mode}"
                 where.leader.give("stay", {"path": str(path)}, on_disconnect=mode)
                 pids[f"{where is other} {mode}"] = int(await written(path))
-        loop = asyncio.get_running_loop()
         cluster.leader.answers_beats = False
         os.kill(agents[1][1].pid_of("runtime_process"), signal.SIGSTOP)
-        cut_s = loop.time()
-        ended: dict[str, float] = {}
-        while loop.time() - cut_s < 13 and len(ended) < 3:
+        ended: dict[str, int] = {}
+
+        def two_groups_have_ended() -> bool:
             for name, pid in pids.items():
                 if name not in ended and not alive(pid):
-                    ended[name] = loop.time() - cut_s
-            await asyncio.sleep(0.05)
+                    ended[name] = boot_ms()
+            return len(ended) == 3
+
+        # That they have ended before the leader moves them is tested with a leader that does.
+        await until(two_groups_have_ended, "the end of what must not run on")
         stop, keep = T.ON_DISCONNECT_STOP, T.ON_DISCONNECT_KEEP
-        # Beats go out each second, so the last answered one was sent up to 1 s before the cut.
-        assert 7.9 < ended[f"False {stop}"] < 12
-        assert f"False {keep}" not in ended
         # The hung runtime was killed whole, the `keep` task with it.
-        assert 7.9 < ended[f"True {stop}"] < 12
-        assert f"True {keep}" in ended
+        assert ended.keys() == {f"False {stop}", f"True {stop}", f"True {keep}"}
+        # A shorter silence ends nothing. (Answers may have come late, so these are not the 9 s.)
+        for where, _ in agents:
+            at_ms = ended[f"{where is other} {stop}"]
+            assert at_ms - where.leader.answered_boot_ms > 5_000
         death = await until(lambda: other.leader.deaths, "the news of its death")
         assert "stop" in death[0].why
         cluster.leader.answers_beats = True

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.gateway_fakes import Cluster, running_cluster
+from tests.polling import HANG_S
 
 MIB = 1024 * 1024
 
@@ -85,7 +86,7 @@ async def test_a_body_announced_too_large_is_refused_before_it_is_sent(cluster: 
         f"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Length: {11 * MIB}\r\nExpect: 100-continue\r\n\r\n".encode()
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_S):
         assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     writer.close()
 

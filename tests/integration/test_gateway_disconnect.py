@@ -68,8 +68,12 @@ async def test_half_of_ten_thousand_lines_makes_no_task(
         content = [head(text, chunked=chunked, idempotency_key="one"), *whole[:kept]]
         await asyncio.gather(*(send_and_go(cluster, content, reset=reset) for _ in range(5)))
     # The gateway has seen them all go, and keeps nothing of them.
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, 30.0)
-    await until(lambda: IN_FLIGHT._value.get() == 0, 30.0)
+    await until(
+        lambda: len(os.listdir("/proc/self/fd")) <= descriptors,
+    )
+    await until(
+        lambda: IN_FLIGHT._value.get() == 0,
+    )
     assert len(cluster.storage.tasks) == 1
     # The same key is free: nothing was reserved under it.
     answer = await client.post(
@@ -87,7 +91,9 @@ async def test_a_client_that_goes_after_the_last_line_finds_its_tasks_by_their_k
     text = cluster.new_key("admin").text
     content = [head(text, chunked=False, idempotency_key="two"), BODY]
     await send_and_go(cluster, content, reset=False)
-    await until(lambda: len(cluster.storage.tasks) == TASKS, 30.0)
+    await until(
+        lambda: len(cluster.storage.tasks) == TASKS,
+    )
     headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "two"}
     client = cluster.client_with(text)
     answer = await client.post("/v1/tasks", content=BODY, headers=headers)

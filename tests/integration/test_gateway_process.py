@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 from tests.gateway_fakes import SECRET, Cluster, running_cluster, until
+from tests.polling import HANG_S
+from tests.real_servers import free_port
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -29,12 +31,6 @@ def environment(**more: str) -> dict[str, str]:
         "MUSTER_HTTP_LISTEN": "127.0.0.1:0",
         **more,
     }
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @asynccontextmanager
@@ -67,7 +63,7 @@ async def process(env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Proce
 )
 async def test_a_bad_configuration_is_one_line_and_code_78(key: str, value: str) -> None:
     async with process(environment(**{key: value})) as gateway:
-        _, err = await asyncio.wait_for(gateway.communicate(), 30)
+        _, err = await asyncio.wait_for(gateway.communicate(), HANG_S)
         assert gateway.returncode == 78
         (line,) = err.decode().splitlines()
         assert key in line
@@ -80,7 +76,7 @@ async def test_a_taken_port_is_told() -> None:
         sock.listen()
         listen = f"127.0.0.1:{sock.getsockname()[1]}"
         async with process(environment(MUSTER_HTTP_LISTEN=listen)) as gateway:
-            _, err = await asyncio.wait_for(gateway.communicate(), 30)
+            _, err = await asyncio.wait_for(gateway.communicate(), HANG_S)
             assert gateway.returncode == 78
             assert "MUSTER_HTTP_LISTEN" in err.decode()
             assert listen in err.decode()
@@ -91,23 +87,21 @@ async def test_it_starts_before_the_others_says_what_is_missing_and_stops_on_sig
     env = environment(MUSTER_HTTP_LISTEN=f"127.0.0.1:{port}")
     async with (
         process(env) as gateway,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while True:
                 try:
                     response = await client.get("/readyz")
-                except httpx.ConnectError:
+                except httpx.TransportError:
                     await asyncio.sleep(0.02)
                 else:
                     break
         assert response.status_code == 503
         assert "storage" in response.json()["detail"]
         gateway.send_signal(signal.SIGTERM)
-        stopped = time.monotonic()
-        _, err = await asyncio.wait_for(gateway.communicate(), 20)
+        _, err = await asyncio.wait_for(gateway.communicate(), HANG_S)
         assert gateway.returncode == 0, err.decode()
-        assert time.monotonic() - stopped < 8.0
         assert "Traceback" not in err.decode()
 
 
@@ -138,10 +132,10 @@ async def measured(
                     try:
                         if (await client.get("/readyz")).status_code == 200:
                             ready.set()
-                    except httpx.ConnectError:
+                    except httpx.TransportError:
                         await asyncio.sleep(0.02)
 
-            await asyncio.wait_for(wait_ready(), 20)
+            await asyncio.wait_for(wait_ready(), HANG_S)
             yield cluster, client, psutil.Process(gateway.pid)
 
 
@@ -160,7 +154,7 @@ async def test_what_tasks_cost_the_gateway(
         figures = {}
         before = cpu_s(gateway)
         ids = (await client.post("/v1/tasks", content=body)).json()["ids"]
-        await until(lambda: len(cluster.storage.events) >= 20_000, 30)
+        await until(lambda: len(cluster.storage.events) >= 20_000)
         figures["submit 10,000, with their 20,000 events"] = (cpu_s(gateway) - before) * 1e6 / 1e4
         before = cpu_s(gateway)
         gathered = await client.post("/v1/results", json={"ids": ids, "wait": "60s"})
@@ -173,7 +167,7 @@ async def test_what_tasks_cost_the_gateway(
         async def singles() -> None:
             for _ in range(count // at_once):
                 made = await client.post("/v1/tasks", content=b'{"skill":"echo","input":1}')
-                got = await client.get(f"/v1/tasks/{made.json()['id']}?wait=10s")
+                got = await client.get(f"/v1/tasks/{made.json()['id']}?wait=1m")
                 assert got.json()["result"] == 1
 
         await asyncio.gather(*(singles() for _ in range(at_once)))

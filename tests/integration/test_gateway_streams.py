@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.gateway_fakes import Cluster, running_cluster, until
+from tests.polling import HANG_S
 
 from muster.api.v1 import agent_pb2, monitor_pb2, storage_pb2, task_pb2
 
@@ -43,7 +44,7 @@ async def read(
     """The first events of a stream, or all when it ends before."""
     found: list[tuple[str, str, Any]] = []
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(HANG_S),
         client.stream(
             "GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()}
         ) as r,
@@ -242,7 +243,7 @@ async def test_logs_are_followed_until_the_monitor_ends_them(cluster: Cluster) -
     cluster.monitor.lines = [line(ident, 0, "first")]
     found: list[str] = []
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(HANG_S),
         client.stream("GET", f"/v1/tasks/{ident}/logs?follow=1") as response,
     ):
         async for _, name, data in events_of(response):

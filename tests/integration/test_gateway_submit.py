@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tests.gateway_fakes import Cluster, running_cluster, skill_agent, until
+from tests.polling import HANG_S
 
 from muster.api.v1 import task_pb2
 from muster.domain.errors import NotLeader, Overloaded, Unavailable
@@ -160,17 +160,19 @@ async def test_a_half_created_batch_is_completed_under_the_same_ids(cluster: Clu
 async def test_without_a_leader_storage_accepts(cluster: Cluster) -> None:
     client = cluster.client()
     cluster.scheduler.broken = NotLeader("")
-    started = time.monotonic()
     response = await client.post("/v1/tasks", json={"skill": "echo"})
     assert response.status_code == 202
-    assert time.monotonic() - started < 4.0
+    assert cluster.scheduler.asked_to_submit > 1, "it was searched for"
     ident = response.json()["id"]
     assert cluster.storage.tasks["default", ident].status.state == task_pb2.TASK_STATE_PENDING
-    started = time.monotonic()
+    leader = cluster.gateway.gateway.leader
+    assert leader._absent_until_s > 0
+    # However long this machine takes for the next one.
+    leader._absent_until_s += 1_000
+    asked = cluster.scheduler.asked_to_submit
     assert (await client.post("/v1/tasks", json=batch(3))).status_code == 202
-    assert time.monotonic() - started < 1.8, "the next one need not search again"
+    assert cluster.scheduler.asked_to_submit == asked + 1, "the next one need not search again"
     cluster.scheduler.broken = None
-    await until(lambda: time.monotonic() - started > 1.2)
     await client.post("/v1/tasks", json={"skill": "echo"})
     assert cluster.scheduler.submits == [1], "the leader is found again"
 
@@ -219,26 +221,22 @@ async def test_a_long_poll_is_woken_by_the_end(cluster: Cluster) -> None:
     client = cluster.client()
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
     polls = [
-        asyncio.create_task(client.get(f"/v1/tasks/{ident}{part}?wait=30s"))
+        asyncio.create_task(client.get(f"/v1/tasks/{ident}{part}?wait=10m"))
         for part in ("", "/result")
     ]
     await until(lambda: len(cluster.gateway.gateway.board._watches.get(ident, ())) == 2)
-    started = time.monotonic()
     await cluster.storage.end(ident, b"42")
     for poll in polls:
         assert (await poll).json()["result"] == 42
-    assert time.monotonic() - started < 2.0
 
 
 async def test_a_long_poll_of_an_ended_or_unknown_task_answers_at_once(cluster: Cluster) -> None:
     client = cluster.client()
     cluster.scheduler.echo = True
     ident = (await client.post("/v1/tasks", json={"skill": "echo", "input": 1})).json()["id"]
-    started = time.monotonic()
-    assert (await client.get(f"/v1/tasks/{ident}?wait=30s")).json()["result"] == 1
-    unknown = await client.get(f"/v1/tasks/{'0' * 26}?wait=30s")
+    assert (await client.get(f"/v1/tasks/{ident}?wait=10m")).json()["result"] == 1
+    unknown = await client.get(f"/v1/tasks/{'0' * 26}?wait=10m")
     assert unknown.status_code == 404
-    assert time.monotonic() - started < 5.0
 
 
 async def test_a_long_poll_ends_with_its_time(cluster: Cluster) -> None:
@@ -253,30 +251,30 @@ async def test_a_long_poll_ends_with_its_time(cluster: Cluster) -> None:
 async def test_waiters_are_answered_when_the_gateway_stops(cluster: Cluster) -> None:
     client = cluster.client()
     ids = (await client.post("/v1/tasks", json=batch(2))).json()["ids"]
-    poll = asyncio.create_task(client.get(f"/v1/tasks/{ids[0]}?wait=60s"))
-    gathering = asyncio.create_task(client.post("/v1/results", json={"ids": ids, "wait": "60s"}))
+    poll = asyncio.create_task(client.get(f"/v1/tasks/{ids[0]}?wait=10m"))
+    gathering = asyncio.create_task(client.post("/v1/results", json={"ids": ids, "wait": "10m"}))
     board = cluster.gateway.gateway.board
     await until(lambda: len(board._watches.get(ids[0], ())) == 2)
     cluster.gateway.gateway.end_streams()
-    assert (await asyncio.wait_for(poll, 10)).json()["state"] == "PENDING"
-    assert json.loads((await asyncio.wait_for(gathering, 10)).text) == {"open": ids}
+    assert (await asyncio.wait_for(poll, HANG_S)).json()["state"] == "PENDING"
+    assert json.loads((await asyncio.wait_for(gathering, HANG_S)).text) == {"open": ids}
 
 
 async def test_an_end_during_a_break_of_the_tail_is_not_missed(cluster: Cluster) -> None:
     client = cluster.client()
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
-    poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=30s"))
+    poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m"))
     await until(lambda: ident in cluster.gateway.gateway.board._watches)
     cluster.storage.drop_tails()
     await cluster.storage.end(ident, b"1")
-    assert (await asyncio.wait_for(poll, 10)).json()["state"] == "SUCCEEDED"
+    assert (await asyncio.wait_for(poll, HANG_S)).json()["state"] == "SUCCEEDED"
 
 
 async def test_an_end_that_was_trimmed_from_the_events_is_not_missed(cluster: Cluster) -> None:
     client = cluster.client()
     storage = cluster.storage
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
-    poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=30s"))
+    poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m"))
     await until(lambda: ident in cluster.gateway.gateway.board._watches)
     # Ended, and its event is gone before the tail comes back.
     storage.drop_tails()
@@ -284,7 +282,7 @@ async def test_an_end_that_was_trimmed_from_the_events_is_not_missed(cluster: Cl
     task.status.state = task_pb2.TASK_STATE_SUCCEEDED
     storage.trimmed += len(storage.events) + 10
     storage.events.clear()
-    assert (await asyncio.wait_for(poll, 10)).json()["state"] == "SUCCEEDED"
+    assert (await asyncio.wait_for(poll, HANG_S)).json()["state"] == "SUCCEEDED"
 
 
 async def test_tasks_are_listed_with_filters_and_pages(cluster: Cluster) -> None:
@@ -340,7 +338,7 @@ async def test_storage_may_answer_a_read_in_parts(cluster: Cluster) -> None:
     cluster.scheduler.echo = True
     ids = (await client.post("/v1/tasks", json=batch(30))).json()["ids"]
     cluster.storage.reads_per_answer = 7
-    response = await client.post("/v1/results", json={"ids": ids, "wait": "10s"})
+    response = await client.post("/v1/results", json={"ids": ids, "wait": "10m"})
     *lines, last = [json.loads(line) for line in response.text.splitlines()]
     assert {line["id"]: line["result"] for line in lines} == {i: n for n, i in enumerate(ids)}
     assert last == {"open": []}
@@ -352,7 +350,7 @@ async def test_results_come_as_tasks_end_and_the_open_ones_last(cluster: Cluster
     await cluster.storage.end(ids[2], b'"two"')
     unknown = "0" * 26
     seen: list[dict[str, Any]] = []
-    asked = {"ids": [*ids, unknown, ids[0]], "wait": "1s"}
+    asked = {"ids": [*ids, unknown, ids[0]], "wait": "10m"}
     async with client.stream("POST", "/v1/results", json=asked) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("application/x-ndjson")
@@ -364,6 +362,8 @@ async def test_results_come_as_tasks_end_and_the_open_ones_last(cluster: Cluster
                 await cluster.storage.end(
                     ids[3], b"", state=task_pb2.TASK_STATE_DEAD, error="three agents died"
                 )
+            if len(seen) == 4:
+                cluster.gateway.gateway.end_streams()
     assert {line["id"] for line in seen[:2]} == {ids[2], unknown}
     by_id = {line["id"]: line for line in seen[:-1]}
     assert by_id[ids[2]]["result"] == "two"
@@ -373,7 +373,14 @@ async def test_results_come_as_tasks_end_and_the_open_ones_last(cluster: Cluster
     assert seen[2]["result"] == "zero"
     assert seen[3]["state"] == "DEAD"
     assert seen[3]["error"] == {"kind": "dead", "message": "three agents died"}
-    assert seen[4] == {"open": [ids[1]]}
+    assert seen[4:] == [{"open": [ids[1]]}]
+
+
+async def test_results_end_with_their_time(cluster: Cluster) -> None:
+    client = cluster.client()
+    ids = (await client.post("/v1/tasks", json=batch(2))).json()["ids"]
+    response = await client.post("/v1/results", json={"ids": ids, "wait": "50ms"})
+    assert json.loads(response.text) == {"open": ids}
 
 
 async def test_results_without_wait_are_those_that_are_there(cluster: Cluster) -> None:
@@ -381,9 +388,7 @@ async def test_results_without_wait_are_those_that_are_there(cluster: Cluster) -
     ids = (await client.post("/v1/tasks", json=batch(600))).json()["ids"]
     for ident in ids[:300]:
         await cluster.storage.end(ident)
-    started = time.monotonic()
     lines = (await client.post("/v1/results", json={"ids": ids})).text.splitlines()
-    assert time.monotonic() - started < 5.0
     assert len(lines) == 301
     assert json.loads(lines[-1]) == {"open": ids[300:]}
 
@@ -397,7 +402,7 @@ async def test_a_large_result_is_streamed_in_wherever_it_is_asked_for(cluster: C
         ident, b"", output_blob=blob["sha256"], output_bytes=blob["size_bytes"]
     )
     assert (await client.get(f"/v1/tasks/{ident}/result")).json()["result"] == value
-    assert (await client.get(f"/v1/tasks/{ident}?wait=1s")).json()["result"] == value
+    assert (await client.get(f"/v1/tasks/{ident}?wait=10m")).json()["result"] == value
     lines = (await client.post("/v1/results", json={"ids": [ident]})).text.splitlines()
     assert json.loads(lines[0])["result"] == value
     (item,) = (await client.get("/v1/tasks")).json()["items"]

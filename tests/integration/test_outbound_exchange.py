@@ -173,7 +173,7 @@ async def test_a_declared_size_is_refused_before_a_byte_is_read() -> None:
     async with scripted(script) as server:
         with pytest.raises(TooLarge, match="at most 1048576"):
             await fetched(server.url)
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        await eventually(lambda: server.hung_up == 1)
 
 
 async def test_an_endless_body_is_cut_and_the_connection_closed() -> None:
@@ -186,7 +186,7 @@ async def test_an_endless_body_is_cut_and_the_connection_closed() -> None:
     async with scripted(script) as server:
         with pytest.raises(TooLarge):
             await fetched(server.url)
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        await eventually(lambda: server.hung_up == 1)
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -203,9 +203,14 @@ async def test_a_slow_server_meets_the_deadline(begun: bool) -> None:
             await asyncio.sleep(0.02)
 
     async with scripted(script) as server:
-        with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
-            await fetched(server.url, limits=Limits(0.3, 1000))
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        # On a slow machine the time may be up before the request has arrived.
+        for seconds in (0.3, 3.5, 30.5):
+            with pytest.raises(DeadlineExceeded, match=rf"within {seconds:g} s"):
+                await fetched(server.url, limits=Limits(seconds, 10_000))
+            if server.received:
+                break
+        assert server.received
+        await eventually(lambda: server.hung_up == len(server.received))
 
 
 async def test_a_cut_body_is_unavailable() -> None:
@@ -239,11 +244,11 @@ async def test_cancelling_closes_the_connection() -> None:
 
     async with scripted(script) as server:
         call = asyncio.create_task(fetched(server.url))
-        await eventually(lambda: len(server.received) == 1, within_s=30)
+        await eventually(lambda: len(server.received) == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        await eventually(lambda: server.hung_up == 1)
 
 
 # --- TLS ----------------------------------------------------------------------------------------

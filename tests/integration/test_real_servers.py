@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.polling import HANG_S
 from tests.real_servers import EtcdServer, RealServer, RedisServer
 
 
@@ -48,7 +49,7 @@ def test_servers_die_with_a_killed_test_process(kind: type[RealServer], tmp_path
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + HANG_S
     while _alive(pid):
         assert time.monotonic() < give_up, f"{kind.__name__} outlived its test process"
         time.sleep(0.02)

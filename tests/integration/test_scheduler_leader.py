@@ -9,6 +9,7 @@ import pytest
 from tests.integration.scheduler_cluster import (
     TENANT,
     Cluster,
+    FakeAgent,
     Servers,
     cluster_of,
     soon,
@@ -17,7 +18,7 @@ from tests.integration.scheduler_cluster import (
 
 from muster.api.v1 import agent_pb2, scheduler_pb2, storage_pb2, task_pb2
 from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, StaleTerm
-from muster.rpc.clock import wall_ms
+from muster.rpc.clock import boot_s, wall_ms
 
 PENDING, ASSIGNED = task_pb2.TASK_STATE_PENDING, task_pb2.TASK_STATE_ASSIGNED
 RUNNING, SUCCEEDED = task_pb2.TASK_STATE_RUNNING, task_pb2.TASK_STATE_SUCCEEDED
@@ -84,7 +85,7 @@ async def test_a_batch_is_spread_and_all_of_it_ends(cluster: Cluster, skill: str
                 done += 1
         return sum(len(a.acks) for a in agents) == 40
 
-    await until(all_ended, 15.0)
+    await until(all_ended)
     assert done == 40
     assert min(len(a.acks) for a in agents) > 5
     for ident in idents:
@@ -125,10 +126,10 @@ async def test_tasks_with_large_inputs_travel_in_several_messages(
     for make in (cluster.submit, cluster.create_as_gateway):
         for _ in range(3):
             idents += await make(5, skill=skill, input_json=large)
-    await soon(lambda: {(i, 1) for i in idents} <= agent.assigned.keys(), 20.0)
+    await soon(lambda: {(i, 1) for i in idents} <= agent.assigned.keys())
     assert all(agent.assigned[i, 1].spec.input_json == large for i in idents)
     again = await cluster.agent(agent.name)
-    await soon(lambda: {(i, 1) for i in idents} <= again.assigned.keys(), 20.0)
+    await soon(lambda: {(i, 1) for i in idents} <= again.assigned.keys())
     assert max(m.ByteSize() for m in again.messages) < 5 * 1024 * 1024
 
 
@@ -187,13 +188,23 @@ async def test_deadlines_end_waiting_and_running_tasks(cluster: Cluster, skill: 
     assert ended.status.why.startswith("it had to be started by now")
 
     agent = await cluster.join(name_of(skill), skills=[skill])
-    (late,) = await cluster.submit(skill=skill, total_deadline_ms=600, timeout_ms=60_000)
-    await soon(lambda: (late, 1) in agent.assigned)
-    assert 0 < agent.assigned[late, 1].timeout_ms <= 600
+    # On a slow machine its time may be up before it is placed.
+    for within_ms in (600, 6_000, 60_000):
+        (late,) = await cluster.submit(skill=skill, total_deadline_ms=within_ms, timeout_ms=600_000)
+        await until(lambda: _placed_or_over(cluster, agent, late))  # noqa: B023  awaited here
+        if (late, 1) in agent.assigned:
+            break
+    assert 0 < agent.assigned[late, 1].timeout_ms <= within_ms
     agent.start(late)
     await soon(lambda: (late, 1, task_pb2.TASK_WISH_TIME_OUT) in agent.cancels)
     agent.end(late, 1, task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_TIMED_OUT))
     await cluster.stored(late, TIMED_OUT)
+
+
+async def _placed_or_over(cluster: Cluster, agent: FakeAgent, ident: str) -> bool:
+    if (ident, 1) in agent.assigned:
+        return True
+    return (await cluster.task(ident)).status.state == TIMED_OUT
 
 
 async def test_a_silent_agent_is_given_up_and_its_late_word_is_stale(
@@ -201,6 +212,8 @@ async def test_a_silent_agent_is_given_up_and_its_late_word_is_stale(
 ) -> None:
     name = name_of(skill)
     cluster.registry.show(name, skills=[skill])
+    # Not before its only word was said.
+    began_s = boot_s()
     silent = await cluster.agent(name, beats=False)
     (ident,) = await cluster.submit(skill=skill)
     await soon(lambda: (ident, 1) in silent.assigned)
@@ -208,8 +221,8 @@ async def test_a_silent_agent_is_given_up_and_its_late_word_is_stale(
     await cluster.sees(name, agent_pb2.AGENT_STATE_SUSPECT)
     other = await cluster.join(name_of(skill, "b"), skills=[skill])
     assert (await cluster.task(ident)).status.attempt == 1
-    passed_s = await soon(lambda: (ident, 2) in other.assigned, 14.0)
-    assert passed_s > 5.0
+    await soon(lambda: (ident, 2) in other.assigned)
+    assert boot_s() - began_s > 8.0
     await cluster.sees(name, agent_pb2.AGENT_STATE_DOWN)
     await soon(lambda: (ident, 1) in silent.drops)
     silent.end(ident, 1)
@@ -236,7 +249,7 @@ async def test_an_agent_that_connects_again_is_brought_to_what_storage_says(
     await soon(lambda: (missing, 1) in again.assigned)
     await soon(lambda: [c[0] for c in again.cancels] == [gone])
     assert (kept, 1) not in again.assigned
-    assert len(again.drops) == 1
+    await soon(lambda: len(again.drops) == 1)
     # What the hello said to be running is known to run.
     await cluster.stored(kept, RUNNING)
     # The end of the older session changes nothing.
@@ -323,8 +336,7 @@ async def test_cordon_and_drain(cluster: Cluster, skill: str) -> None:
 async def test_a_higher_term_is_not_served_and_a_lower_one_writes_nothing(
     cluster: Cluster, skill: str
 ) -> None:
-    status = await cluster.status()
-    assert status is not None
+    status = await cluster.standing()
     refused = await cluster.agent(name_of(skill), term=status.term + 1, beats=False)
     await refused.ends()
     assert isinstance(refused.error, NotLeader)
@@ -344,8 +356,7 @@ async def test_a_higher_term_is_not_served_and_a_lower_one_writes_nothing(
 async def test_no_message_of_an_agent_or_gateway_ends_the_leader(
     cluster: Cluster, skill: str
 ) -> None:
-    before = await cluster.status()
-    assert before is not None
+    before = await cluster.standing()
     agent = await cluster.join(name_of(skill), skills=[skill])
     idents = await cluster.submit(4, skill=skill, max_attempts=1)
     await soon(lambda: len(agent.assigned) == 4)
@@ -389,8 +400,7 @@ async def test_no_message_of_an_agent_or_gateway_ends_the_leader(
         refused = await cluster.agent(name, incarnation, beats=False)
         await refused.ends()
         assert isinstance(refused.error, InvalidInput)
-    after = await cluster.status()
-    assert after is not None
+    after = await cluster.standing()
     assert after.term == before.term
 
 
@@ -423,7 +433,7 @@ async def test_an_agents_clock_that_is_an_hour_off_ends_nothing_early(
     (other,) = await cluster.submit(skill=skill)
     await soon(lambda: (other, 1) in agent.assigned)
     answered = agent.answered
-    await soon(lambda: agent.answered > answered + 5, 30.0)
+    await soon(lambda: agent.answered > answered + 5)
     assert agent.cancels == []
     outcome = task_pb2.Outcome(
         kind=task_pb2.OUTCOME_KIND_SUCCEEDED,

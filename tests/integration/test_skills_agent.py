@@ -143,10 +143,10 @@ async def test_a_no_of_the_provider_is_final_and_a_busy_one_is_not(cluster: Clus
 async def test_a_cancelled_chat_hangs_up(cluster: Cluster, site: ScriptedServer) -> None:
     before = site.hung_up
     key = cluster.leader.give("chat", asking("for ever"))
-    await until(lambda: pieces(cluster, key) == ["once"], "the first piece", 30)
+    await until(lambda: pieces(cluster, key) == ["once"], "the first piece")
     cluster.leader.cancel(key)
     assert (await cluster.leader.outcome(key)).kind == T.OUTCOME_KIND_CANCELLED
-    await until(lambda: site.hung_up == before + 1, "the end of the connection", 30)
+    await until(lambda: site.hung_up > before, "the end of the connection")
 
 
 async def test_a_page_is_fetched_and_kept_as_a_blob(cluster: Cluster, site: ScriptedServer) -> None:

@@ -121,7 +121,7 @@ async def test_pieces_come_while_it_speaks(provider: Provider) -> None:
     async with scripted(script) as server:
         provider.is_at(server)
         asking = asyncio.create_task(provider.ask())
-        await eventually(lambda: provider.pieces == ["first"], within_s=30)
+        await eventually(lambda: provider.pieces == ["first"])
         heard.set()
         assert (await asking)["content"] == "first second"
 
@@ -234,9 +234,14 @@ async def test_a_silent_provider_meets_the_deadline(provider: Provider) -> None:
 
     async with scripted(script) as server:
         provider.is_at(server)
-        with pytest.raises(DeadlineExceeded):
-            await provider.ask(timeout_s=0.3)
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        # On a slow machine the time may be up before the request has arrived.
+        for seconds in (0.3, 3.0, 30.0):
+            with pytest.raises(DeadlineExceeded):
+                await provider.ask(timeout_s=seconds)
+            if server.received:
+                break
+        assert server.received
+        await eventually(lambda: server.hung_up == len(server.received))
 
 
 async def test_cancelling_hangs_up(provider: Provider) -> None:
@@ -249,11 +254,11 @@ async def test_cancelling_hangs_up(provider: Provider) -> None:
     async with scripted(script) as server:
         provider.is_at(server)
         asking = asyncio.create_task(provider.ask())
-        await eventually(lambda: provider.pieces == ["and"], within_s=30)
+        await eventually(lambda: provider.pieces == ["and"])
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await eventually(lambda: server.hung_up == 1, within_s=30)
+        await eventually(lambda: server.hung_up == 1)
 
 
 # --- what a task may ask for --------------------------------------------------------------------

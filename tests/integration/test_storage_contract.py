@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.polling import HANG_S
 from tests.real_servers import RedisServer
 from tests.storage_records import (
     NOW_MS,
@@ -56,7 +57,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 async def connected(store: RedisStore) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while store.why_not_ready():  # noqa: ASYNC110  what is waited for is another process
             await asyncio.sleep(0.005)
 
@@ -67,7 +68,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore(EVENTS_KEPT)
         return
     server: RedisServer = request.getfixturevalue("shared_redis")
-    found = RedisStore(server.url, events_kept=EVENTS_KEPT)
+    found = RedisStore(server.url, events_kept=EVENTS_KEPT, timeout_s=50.0)
     running = asyncio.create_task(found.run())
     try:
         await connected(found)
@@ -471,11 +472,12 @@ async def test_events_are_numbered_without_holes(store: Store) -> None:
 
 
 async def test_a_wait_ends_with_the_next_event_or_without_one(store: Store) -> None:
-    assert await store.events.wait_after(0, 10, 0.02) == []
-    waiting = asyncio.create_task(store.events.wait_after(0, 10, 5.0))
+    assert await store.events.wait_beyond(0, 0.02) == 0
+    waiting = asyncio.create_task(store.events.wait_beyond(0, 30.0))
     await asyncio.sleep(0)
     await store.tasks.create(0, creations([task(1)]))
-    assert [entry.seq for entry in await waiting] == [1]
+    assert await waiting == 1
+    assert await store.events.wait_beyond(0, 30.0) == 1
 
 
 async def test_old_events_are_trimmed(store: Store) -> None:

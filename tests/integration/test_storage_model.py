@@ -288,9 +288,9 @@ def test_redis_agrees_with_the_model(redis: RedisServer) -> None:
 
         @staticmethod
         async def open_store() -> Store:
-            store = RedisStore(redis.url, allow_weak=True)
+            store = RedisStore(redis.url, allow_weak=True, timeout_s=50.0)
             RedisMachine.running = asyncio.create_task(store.run())
-            await eventually(lambda: store.why_not_ready() is None, within_s=10)
+            await eventually(lambda: store.why_not_ready() is None)
             await store._link.call("FLUSHALL")
             return store
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.polling import eventually
 from tests.real_servers import RedisServer
@@ -19,11 +21,11 @@ from muster_storage.redis_store import RedisStore
 
 
 @asynccontextmanager
-async def linked(url: str, timeout_s: float = 5.0) -> AsyncIterator[RedisLink]:
+async def linked(url: str, timeout_s: float = 50.0) -> AsyncIterator[RedisLink]:
     link = RedisLink(RedisAddress.parse(url), timeout_s=timeout_s, name="test")
     running = asyncio.create_task(link.run())
     try:
-        await eventually(lambda: link.why_not_ready() is None, within_s=10)
+        await eventually(lambda: link.why_not_ready() is None)
         yield link
     finally:
         running.cancel()
@@ -32,10 +34,10 @@ async def linked(url: str, timeout_s: float = 5.0) -> AsyncIterator[RedisLink]:
 
 @asynccontextmanager
 async def stored(url: str) -> AsyncIterator[RedisStore]:
-    store = RedisStore(url)
+    store = RedisStore(url, timeout_s=50.0)
     running = asyncio.create_task(store.run())
     try:
-        await eventually(lambda: store.why_not_ready() is None, within_s=10)
+        await eventually(lambda: store.why_not_ready() is None)
         yield store
     finally:
         running.cancel()
@@ -72,9 +74,8 @@ async def test_what_waits_for_redis_is_bounded(
         redis_server.pause()
         try:
             waiting = [asyncio.create_task(link.call("ECHO", b"x" * 300_000)) for _ in range(10)]
-            await asyncio.wait(waiting, timeout=0.1)
+            await eventually(lambda: sum(call.done() for call in waiting) == 7)
             refused = [call for call in waiting if call.done()]
-            assert len(refused) == 7
             assert all(isinstance(call.exception(), Overloaded) for call in refused)
         finally:
             redis_server.resume()
@@ -85,7 +86,7 @@ async def test_what_waits_for_redis_is_bounded(
 
 
 async def test_silence_ends_the_connection_and_everybody_hears(redis_server: RedisServer) -> None:
-    async with linked(redis_server.url, timeout_s=0.2) as link:
+    async with linked(redis_server.url, timeout_s=1.0) as link:
         redis_server.pause()
         try:
             answers = await asyncio.gather(
@@ -97,15 +98,19 @@ async def test_silence_ends_the_connection_and_everybody_hears(redis_server: Red
                 await link.call("PING")
         finally:
             redis_server.resume()
-        await eventually(lambda: link.why_not_ready() is None, within_s=10)
-        assert await link.call("ECHO", "again") == b"again"
+        while True:
+            await eventually(lambda: link.why_not_ready() is None)
+            # A machine that stalls for a second is silent, too.
+            with suppress(Unavailable):
+                assert await link.call("ECHO", "again") == b"again"
+                break
 
 
 async def test_an_idle_connection_that_died_is_noticed(redis_server: RedisServer) -> None:
     async with linked(redis_server.url, timeout_s=0.2) as link:
         redis_server.pause()
         try:
-            await eventually(lambda: link.why_not_ready() is not None, within_s=5)
+            await eventually(lambda: link.why_not_ready() is not None)
         finally:
             redis_server.resume()
 
@@ -130,10 +135,10 @@ async def test_password_and_database(tmp_path: Path) -> None:
                 await link.call("SET", "k", "v")
                 assert "db=3" in (await link.call("CLIENT", "LIST")).decode()
             link = RedisLink(
-                RedisAddress.parse(f"redis://:wrong@{address}"), timeout_s=1, name="test"
+                RedisAddress.parse(f"redis://:wrong@{address}"), timeout_s=50, name="test"
             )
             running = asyncio.create_task(link.run())
-            await eventually(lambda: "WRONGPASS" in (link.why_not_ready() or ""), within_s=5)
+            await eventually(lambda: "WRONGPASS" in (link.why_not_ready() or ""))
             running.cancel()
             await asyncio.wait([running])
 
@@ -157,12 +162,11 @@ async def test_a_full_redis_refuses_and_evicts_nothing(redis_server: RedisServer
 
 async def test_an_evicting_redis_is_refused(tmp_path: Path) -> None:
     with RedisServer(tmp_path, ("--maxmemory-policy", "allkeys-lru")) as server:
-        store = RedisStore(server.url)
+        store = RedisStore(server.url, timeout_s=50.0)
         running = asyncio.create_task(store.run())
         try:
             await eventually(
-                lambda: "maxmemory-policy is allkeys-lru" in (store.why_not_ready() or ""),
-                within_s=5,
+                lambda: "maxmemory-policy is allkeys-lru" in (store.why_not_ready() or "")
             )
             with pytest.raises(Unavailable, match="noeviction"):
                 await store.tasks.count(TENANT)
@@ -171,19 +175,39 @@ async def test_an_evicting_redis_is_refused(tmp_path: Path) -> None:
             await asyncio.wait([running])
 
 
+async def test_a_redis_that_does_not_tell_its_version_serves(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with linked(server.url) as link:
+            rules = ("on", ">secret", "~*", "+@all", "-info", "-config")
+            await link.call("ACL", "SETUSER", "muster", *rules)
+        address = f"redis://muster:secret@{server.endpoint}/0"
+        store = RedisStore(address, timeout_s=50.0, allow_weak=True)
+        running = asyncio.create_task(store.run())
+        try:
+            await eventually(lambda: store.why_not_ready() is None)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
 async def test_no_script_blocks_redis_for_long(redis_server: RedisServer) -> None:
     async with stored(redis_server.url) as store:
         link = store._link
-        await link.call("CONFIG", "SET", "slowlog-log-slower-than", 500)
+        redis = psutil.Process(redis_server.pid)
         labels = {f"label-{n}": "x" * 20 for n in range(32)}
         for made in (
             creations(task(n, labels=labels) for n in range(2_000)),
             creations(task(n) for n in range(2_000, 12_000)),
         ):
-            await link.call("SLOWLOG", "RESET")
+            await link.call("CONFIG", "RESETSTAT")
+            before = redis.cpu_times()
             await store.tasks.create(0, made)
-            entries = await link.call("SLOWLOG", "GET", 128)
-            took_us = sorted(entry[2] for entry in entries if entry[3][0] == b"EVALSHA")
-            # Chunks are made for 5 ms; a busy machine takes its share, so the quick ones count.
-            assert len(took_us) > 60
-            assert took_us[len(took_us) // 10] < 10_000
+            after = redis.cpu_times()
+            found = re.search(rb"cmdstat_evalsha:calls=(\d+)", await link.call("INFO", "all"))
+            assert found is not None
+            scripts = int(found[1])
+            assert scripts > 60
+            # They are made for 5 ms. Of the processor's time: the clock on the wall would measure
+            # what else the machine does.
+            used_s = after.user + after.system - before.user - before.system
+            assert used_s / scripts < 0.010

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.polling import eventually
+from tests.polling import HANG_S, eventually
 from tests.real_servers import RedisServer
 from tests.service_process import SECRET, ServiceProcess
 from tests.storage_records import NOW_MS, TENANT, ident, progress, status, task, transition
@@ -48,7 +47,7 @@ class Storage:
     def __init__(self, port: int) -> None:
         self.channel = ServiceChannel([f"127.0.0.1:{port}"], secret=SECRET, what="storage")
 
-    async def __call__(self, method: str, request: Any, timeout_s: float = 10.0) -> Any:
+    async def __call__(self, method: str, request: Any, timeout_s: float = HANG_S) -> Any:
         of_data = method in (
             *("GetValue", "PutValue", "DeleteValue", "ListValues", "DeleteBlob"),
             *("SetTaskLogs", "GetTaskLogs"),
@@ -56,7 +55,7 @@ class Storage:
         stub: type[Any] = DataServiceStub if of_data else StorageServiceStub
         return await self.channel.call(stub, method, request, timeout_s=timeout_s)
 
-    async def ready(self, within_s: float = 10.0) -> None:
+    async def ready(self, within_s: float = HANG_S) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 try:
@@ -66,7 +65,7 @@ class Storage:
                 else:
                     return
 
-    async def create_at_last(self, *tasks: task_pb2.Task, within_s: float = 30.0) -> list[int]:
+    async def create_at_last(self, *tasks: task_pb2.Task, within_s: float = HANG_S) -> list[int]:
         """As a client does it: whatever may have been lost is asked for again."""
         async with asyncio.timeout(within_s):
             while True:
@@ -108,26 +107,30 @@ class Storage:
 
         with rpc_errors("storage"):
             answer: pb.PutBlobResponse = await self.channel.stream(
-                DataServiceStub, "PutBlob", messages(), timeout_s=20
+                DataServiceStub, "PutBlob", messages(), timeout_s=HANG_S
             )
             return answer
 
     async def get_blob(self, sha256: str) -> bytes:
         request = pb.GetBlobRequest(tenant=TENANT, sha256=sha256)
-        call = self.channel.stream(DataServiceStub, "GetBlob", request, timeout_s=20)
+        call = self.channel.stream(DataServiceStub, "GetBlob", request, timeout_s=HANG_S)
         with rpc_errors("storage"):
             return b"".join([message.chunk async for message in call])
 
 
-def config_for(redis_url: str, tmp_path: Path) -> Config:
+# How long Redis may be silent: so long that no stall of this machine counts as an outage, but where
+# the silence itself is tested. A write of 8 MB may keep a busy disk for a second.
+PATIENT_S, SILENT_S = 50.0, 2.0
+
+
+def config_for(redis_url: str, tmp_path: Path, redis_timeout_s: float = PATIENT_S) -> Config:
     return Config(
         listen="127.0.0.1:0",
         metrics_listen="127.0.0.1:0",
         secret=SECRET,
         redis_url=redis_url,
         blob_dir=tmp_path / "blobs",
-        # A write of 8 MB may keep a busy disk for a second; then Redis is slow, not gone.
-        redis_timeout_s=2.0,
+        redis_timeout_s=redis_timeout_s,
     )
 
 
@@ -176,8 +179,15 @@ async def pair(
 
 @pytest.fixture
 async def fragile(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Storage]:
-    """On a Redis of its own, `redis_server`, to be killed and stopped."""
+    """On a Redis of its own, `redis_server`, to be killed."""
     async with client_of(config_for(redis_server.url, tmp_path)) as client:
+        yield client
+
+
+@pytest.fixture
+async def attentive(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Storage]:
+    """The same, which soon takes a silent Redis for a dead one."""
+    async with client_of(config_for(redis_server.url, tmp_path, SILENT_S)) as client:
         yield client
 
 
@@ -396,7 +406,7 @@ async def test_killing_redis_loses_nothing_acknowledged(
     clients = [asyncio.create_task(client()) for _ in range(4)]
     for _ in range(3):
         count = len(acknowledged)
-        await eventually(lambda c=count: len(acknowledged) > c + 500, within_s=20)  # type: ignore[misc]
+        await eventually(lambda c=count: len(acknowledged) > c + 500)  # type: ignore[misc]
         await asyncio.to_thread(redis_server.restart)
     await fragile.ready()
     stopping.set()
@@ -429,7 +439,11 @@ async def test_tail_sees_every_event_once_across_a_restart_of_redis(
 
     following = asyncio.create_task(follow())
     await started.wait()
-    created: list[str] = []
+    # A stream that still reads the log when Redis goes away ends, for its client to take up again;
+    # with the first event heard it lives on what the service's one reader hands out.
+    await fragile.create(task(9_001))
+    created = [ident(9_001)]
+    await eventually(lambda: following.done() or bool(seen))
     for round_ in range(3):
         for n in range(round_ * 1_000, round_ * 1_000 + 100, 10):
             await fragile.create(*[task(i) for i in range(n, n + 10)])
@@ -438,7 +452,8 @@ async def test_tail_sees_every_event_once_across_a_restart_of_redis(
         await fragile.ready()
     await fragile.create(task(9_000))
     created.append(ident(9_000))
-    await eventually(lambda: len(seen) >= len(created), within_s=10)
+    await eventually(lambda: following.done() or len(seen) >= len(created))
+    assert not following.done(), following.exception()
     following.cancel()
     await asyncio.wait([following])
     assert seen == [(n, i) for n, i in enumerate(created, 1)]
@@ -452,35 +467,35 @@ async def test_a_dead_redis_is_unavailable_at_once_and_comes_back(
     redis_server.kill()
     with pytest.raises(Unavailable):
         await fragile.create(task(1))
-    started = time.monotonic()
-    for n in range(20):
-        with pytest.raises(Unavailable) as caught:
-            await fragile.create(task(n + 2))
-    assert "redis" in str(caught.value)
-    assert time.monotonic() - started < 2.0
+    # Nobody waits for the silence that would be too long: twenty of these would take minutes.
+    async with asyncio.timeout(HANG_S):
+        for n in range(20):
+            with pytest.raises(Unavailable) as caught:
+                await fragile.create(task(n + 2))
+            assert "redis" in str(caught.value)
     await asyncio.to_thread(redis_server.start)
     await fragile.ready()
     assert await fragile.create(task(0), task(100)) == [pb.CREATE_CODE_EXISTS, 1]
 
 
-async def test_a_stopped_redis_is_noticed(fragile: Storage, redis_server: RedisServer) -> None:
+async def test_a_stopped_redis_is_noticed(attentive: Storage, redis_server: RedisServer) -> None:
     redis_server.pause()
     try:
-        started = time.monotonic()
         large = [task(n, input_json=b"1" * 1_000_000) for n in range(8)]
         results = await asyncio.gather(
-            *[fragile.create(*large) for _ in range(20)], return_exceptions=True
+            *[attentive.create(*large) for _ in range(20)], return_exceptions=True
         )
+        # By the silence, that is, and not by the deadline of a call.
         assert {type(result).__name__ for result in results} <= {"Unavailable", "Overloaded"}
-        assert time.monotonic() - started < 8.0
-        started = time.monotonic()
-        with pytest.raises(Unavailable):
-            await fragile.create(task(1))
-        assert time.monotonic() - started < 1.0
+        # From now on it is known, and nobody waits for the silence again.
+        async with asyncio.timeout(HANG_S):
+            for _ in range(40):
+                with pytest.raises(Unavailable):
+                    await attentive.create(task(1))
     finally:
         redis_server.resume()
     # What had been sent before the stop is written first, and may take its time.
-    assert await fragile.create_at_last(task(50)) in (
+    assert await attentive.create_at_last(task(50)) in (
         [pb.CREATE_CODE_CREATED],
         [pb.CREATE_CODE_EXISTS],
     )
@@ -490,22 +505,24 @@ async def test_a_half_open_connection_is_given_up(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     async with TcpProxy(redis_server.endpoint) as proxy:
-        through = config_for(f"redis://{proxy.endpoint}/0", tmp_path)
+        through = config_for(f"redis://{proxy.endpoint}/0", tmp_path, SILENT_S)
         async with client_of(through) as storage:
             proxy.blackhole()
             with pytest.raises(Unavailable):
                 await storage.create(task(1))
-            await storage.ready()
-            assert await storage.create(task(2)) == [pb.CREATE_CODE_CREATED]
+            # A machine that stalls may make it leave the next connection, too.
+            assert await storage.create_at_last(task(2)) in (
+                [pb.CREATE_CODE_CREATED],
+                [pb.CREATE_CODE_EXISTS],
+            )
 
 
 async def test_flushed_scripts_are_loaded_again(
     fragile: Storage, redis_server: RedisServer
 ) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", redis_server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", redis_server.port)
     writer.write(b"SCRIPT FLUSH\r\n")
-    await writer.drain()
-    await asyncio.sleep(0.05)
+    assert await reader.readline() == b"+OK\r\n"
     assert await fragile.create(*[task(n) for n in range(1_000)]) == [1] * 1_000
     assert await fragile.states(1_000) == [1] * 1_000
     writer.close()
@@ -562,7 +579,7 @@ async def test_a_redis_that_may_lose_tasks_is_refused_unless_allowed(
             code, why = process.get("/readyz")
             return code == 503 and "appendfsync is everysec and must be always" in why
 
-        await eventually(refused, within_s=5)
+        await eventually(refused)
         with pytest.raises(Unavailable):
             await storage.create(task(1))
         process.stop()
@@ -622,16 +639,17 @@ async def test_an_event_reaches_its_subscriber_as_fast_as_the_writer_its_answer(
 ) -> None:
     tail = storage.tail()
     await anext(tail)
-    late_ms = []
+    in_time = 0
     for n in range(50):
-        writing = asyncio.create_task(storage.create(task(n)))
-        message = await anext(tail)
-        seen = time.perf_counter()
-        await writing
-        late_ms.append((seen - time.perf_counter()) * 1000)
+        reading = asyncio.ensure_future(anext(tail))
+        await storage.create(task(n))
+        # By the time of the answer to the next question, which is asked afterwards.
+        await storage("CountTasks", pb.CountTasksRequest())
+        in_time += reading.done()
+        message = await reading
         assert message.events[0].task_id == ident(n)
-    # Negative: the event came first. The median leaves out what else the machine does.
-    assert sorted(late_ms)[25] < 1.0
+    # Most: what else the machine does may hold up one of both ways.
+    assert in_time > 25
 
 
 async def test_progress_is_published_for_the_attempt_under_way(storage: Storage) -> None:
@@ -776,7 +794,7 @@ async def test_the_first_message_of_a_blob_is_its_header(storage: Storage) -> No
     async def headless() -> AsyncIterator[pb.PutBlobRequest]:
         yield pb.PutBlobRequest(chunk=b"x")
 
-    call = storage.channel.stream(DataServiceStub, "PutBlob", headless(), timeout_s=5)
+    call = storage.channel.stream(DataServiceStub, "PutBlob", headless(), timeout_s=HANG_S)
     with pytest.raises(InvalidInput), rpc_errors("storage"):
         await call
 
@@ -794,13 +812,13 @@ async def test_an_upload_that_breaks_off_leaves_nothing(storage: Storage, tmp_pa
     def files() -> list[Path]:
         return [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
 
-    call = storage.channel.stream(DataServiceStub, "PutBlob", endless(), timeout_s=20)
+    call = storage.channel.stream(DataServiceStub, "PutBlob", endless(), timeout_s=HANG_S)
     uploading = asyncio.ensure_future(call)
     await sending.wait()
-    await eventually(lambda: len(files()) == 1, within_s=5)
+    await eventually(lambda: len(files()) == 1)
     call.cancel()
     await asyncio.wait([uploading])
-    await eventually(lambda: files() == [], within_s=5)
+    await eventually(lambda: files() == [])
 
 
 async def test_logs_of_a_task(storage: Storage) -> None:

@@ -13,7 +13,7 @@ from tests.scenarios.sim_kernel import Part, SimulationError
 from tests.scenarios.sim_network import Link, call
 
 from muster.agent import events as ev
-from muster.agent.core import HELD_PER_SLOT, AgentCore
+from muster.agent.core import DELIVERY_GRACE_MS, HELD_PER_SLOT, AgentCore
 from muster.agent.runtime import _STOP_MARGIN_MS
 from muster.agent.runtime_speech import STARTED_AFTER_MS
 from muster.agent.session_link import SILENCE_MS
@@ -32,6 +32,9 @@ REPORT_MS = 1_000
 REGISTER_MS = 5_000
 LOOK_MS = 1_000
 DRAIN_MS = 6_000
+# A `stop` task is ended so long after the last beat that was answered was sent, or the hello: see
+# invariant 17. Some for the timer.
+CUT_OFF_MS = 9_000 + 50
 # A Tick may be asked for at once so many times; more without an effect is a busy loop.
 MAX_IDLE_TICKS = 3
 _EXIT_WELL = 0
@@ -254,16 +257,24 @@ class Runtime(Part):
         self._idle_ticks = 0
         self._heard_ms = 0
         self._top_term = 0
+        # By its own books: when what a leader answered last was said, and what it said when.
+        self.contact_ms = 0
+        self._hello_ms = 0
+        self._drains = False
+        self._may_leave_ms = 0
+        # All that it was ever told to start.
+        self.given: dict[ev.AttemptKey, ev.AttemptSpec] = {}
+        self._beats: dict[int, int] = {}
         self._unsaid_starts: dict[ev.AttemptKey, ev.SendStarted] = {}
         # Attempts that a leader has acknowledged or dropped: they may be forgotten.
         self._released: set[ev.AttemptKey] = set()
         executor = self.executor
         self._carry_out: dict[type[Any], Callable[[Any], None]] = {
-            ev.Start: lambda c: executor.start(c.spec),
+            ev.Start: self._start,
             ev.Stop: lambda c: executor.stop(c.key, c.grace_ms),
             ev.Resume: lambda c: executor.resume(c.key),
             ev.SendHello: self._send_hello,
-            ev.SendBeat: lambda c: self._tell(lambda to: to.on_beat(self, c.seq)),
+            ev.SendBeat: self._send_beat,
             ev.SendStarted: self._send_started,
             ev.SendOutcome: self._send_outcome,
             ev.SendWaiting: lambda c: self._tell(lambda to: to.on_waiting(self, c.key, c.waiting)),
@@ -336,6 +347,16 @@ class Runtime(Part):
         if len(core._held) > HELD_PER_SLOT * core.slots or core.outbox_size > core._max_outbox:
             raise SimulationError(f"invariant 14: {self.name} holds more than it may")
 
+    def after_each(self) -> None:
+        """17: `stop` tasks that nobody stands for any more are being ended."""
+        silent_ms = self.boot_ms() - max(self.contact_ms, self._hello_ms)
+        if silent_ms <= CUT_OFF_MS or not self.alive:
+            return
+        for key, held in self.core._held.items():
+            if held.spec.stop_when_cut_off and held.stop is None:
+                name = label(*key)
+                raise SimulationError(f"invariant 17: {self.name} keeps {name} for {silent_ms} ms")
+
     # --- life -------------------------------------------------------------------------------
 
     def _register(self) -> None:
@@ -387,7 +408,10 @@ class Runtime(Part):
     def _report(self) -> None:
         monitor, ident, mine = self.world.monitor, self.machine.id, self.core.incarnation
         if not self.kernel.is_lost() and self.world.network.passes(self, monitor):
-            monitor.do(lambda: monitor.on_report(ident, mine))
+            self.kernel.at(
+                self.kernel.delay_ms(),
+                lambda: monitor.do(lambda: monitor.on_report(ident, mine)),
+            )
         self.later(REPORT_MS, self._report)
 
     def drain(self) -> None:
@@ -396,9 +420,14 @@ class Runtime(Part):
             self.exit(-15)
             return
         self.say("drains")
+        if not self._drains:
+            self._may_leave_ms = self.boot_ms() + DRAIN_MS + DELIVERY_GRACE_MS
         self.emit(ev.DrainBegan(self.boot_ms() + DRAIN_MS))
+        self._drains = True
 
     def _leave(self, undelivered: int) -> None:
+        if undelivered and self.boot_ms() < self._may_leave_ms:
+            raise SimulationError(f"invariant 6: {self.name} leaves with {undelivered} outcomes")
         self.say("has drained and leaves", undelivered or "", "outcomes" * bool(undelivered))
         self.world.registry.leave_later(self)
         self.world.monitor.leave_later(self)
@@ -447,9 +476,22 @@ class Runtime(Part):
         if link is not None and leader is not None:
             link.send(leader, lambda: say(leader))
 
+    def _start(self, command: ev.Start) -> None:
+        if self._drains:
+            raise SimulationError(f"{self.name} drains and takes {label(*command.spec.key)}")
+        if command.spec.key in self.given.keys() - self._released:
+            raise SimulationError(f"{self.name} starts {label(*command.spec.key)} once more")
+        self.given[command.spec.key] = command.spec
+        self.executor.start(command.spec)
+
+    def _send_beat(self, beat: ev.SendBeat) -> None:
+        self._beats[beat.seq] = self.boot_ms()
+        self._tell(lambda leader: leader.on_beat(self, beat.seq))
+
     def _send_hello(self, hello: ev.SendHello) -> None:
         link, term = self.link, self.core.term
         assert link is not None
+        self._hello_ms = self.boot_ms()
         self._tell(lambda leader: leader.on_hello(self, link, hello.held, term))
 
     def _send_started(self, command: ev.SendStarted) -> None:
@@ -478,6 +520,9 @@ class Runtime(Part):
         for event in events:
             if isinstance(event, ev.OutcomesAcked | ev.Dropped):
                 self._released.update(event.keys)
+            elif isinstance(event, ev.BeatAnswered) and not stale:
+                self.contact_ms = max(self.contact_ms, self._beats.get(event.seq, 0))
+                self._beats = {seq: at for seq, at in self._beats.items() if seq > event.seq}
         self._events.extend(events)
         done = self._pump()
         if stale and any(not isinstance(c, ev.CloseSession) for c in done):

@@ -63,7 +63,8 @@ class Truth:
     agent: AgentId
     incarnation: int
     started: bool = False
-    runs: int = 0
+    # When it was started last.
+    started_ms: int = 0
     pushed_ms: int = 0
     # What its agent said of its end: more than once when the same attempt was given to it again.
     outcomes: list[Outcome] = field(default_factory=list)
@@ -86,7 +87,8 @@ class Books:
         self.cancel_asked: set[TaskId] = set()
         self.cancelled: dict[TaskId, int] = {}
         self.succeeded: dict[TaskId, int] = {}
-        self.runs_again = 0
+        # How an attempt ended, seen from its process.
+        self.seen: dict[Key, OutcomeKind] = {}
 
     def _fail(self, number: int, text: str) -> None:
         raise SimulationError(f"invariant {number}: {text}")
@@ -161,6 +163,12 @@ class Books:
             elif not (truth.said(OutcomeKind.FAILED, OutcomeKind.TIMED_OUT) or _is_timed(spec)):
                 # Whatever an attempt says after its time was up counts as its time-out.
                 self._fail(9, f"{name} is charged a failure for {truth.outcomes[-1]}")
+            elif truth.said(OutcomeKind.TIMED_OUT) and not self._is_late(spec, new):
+                ran_ms = self.kernel.now_ms - truth.started_ms
+                if not (truth.started and 0 < spec.timeout_ms <= ran_ms):
+                    self._fail(12, f"{name} is charged a time-out after {ran_ms} ms")
+            elif _goes_on(spec, new) and _was_last(spec, new):
+                self._fail(9, f"{name} goes on after {new.failures} failures: {new.outcome}")
         if deaths and (truth is None or not truth.started):
             self._fail(9, f"{name} is blamed for a death and had not started")
 
@@ -172,8 +180,7 @@ class Books:
         truth: Truth | None,
     ) -> None:
         name, state = label(spec.id, old.attempt), new.state
-        kind = new.outcome.error_kind if new.outcome is not None else ""
-        is_last = new.failures >= spec.max_attempts or kind in NON_RETRYABLE_ERROR_KINDS
+        is_last = _was_last(spec, new)
         if state is TaskState.SUCCEEDED:
             said = truth is not None and truth.said(OutcomeKind.SUCCEEDED)
             if not said or spec.lifetime is not Lifetime.FINITE:
@@ -188,18 +195,20 @@ class Books:
         elif state is TaskState.CANCELLED:
             if spec.id not in self.cancel_asked:
                 self._fail(2, f"{name} is CANCELLED and nobody asked for it")
-        else:
-            # The clock may stand still between a task's creation and its leader's next word.
-            by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
-            waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
-            late = any(
-                0 < d <= waited_ms + CLOCK_JUMPS_MS
-                for d in (spec.total_deadline_ms, spec.start_deadline_ms)
-            )
-            if not late and not (is_last and spec.timeout_ms > 0):
-                self._fail(12, f"{name} is TIMED_OUT after {waited_ms} ms")
+        elif not self._is_late(spec, new) and not (is_last and spec.timeout_ms > 0):
+            self._fail(12, f"{name} is TIMED_OUT before its time")
         if spec.id in self.cancelled and state not in (TaskState.CANCELLED, TaskState.SUCCEEDED):
             self._fail(1, f"{name} ends {state} after its cancellation was acknowledged")
+
+    def _is_late(self, spec: TaskSpec, new: TaskStatus) -> bool:
+        """Whether one of the task's deadlines may have passed."""
+        # The clock may stand still between a task's creation and its leader's next word.
+        by_clock_ms = CLOCK_MS + self.kernel.now_ms - new.created_clock_ms
+        waited_ms = max(by_clock_ms, self.kernel.now_ms - self.asked_ms[spec.id])
+        return any(
+            0 < d <= waited_ms + CLOCK_JUMPS_MS
+            for d in (spec.total_deadline_ms, spec.start_deadline_ms)
+        )
 
     # --------------------------------------------------------------------- agents
 
@@ -212,11 +221,15 @@ class Books:
             self._fail(5, f"{label(*key)} runs on {agent}/{incarnation} and is {truth.agent}'s")
         else:
             truth.started = True
-            truth.runs += 1
-            self.runs_again += truth.runs > 1
+            truth.started_ms = self.kernel.now_ms
 
     def ended(self, key: Key, outcome: Outcome) -> None:
         """How an agent says that its attempt ended."""
+        kinds, seen = OutcomeKind, self.seen.get(key, OutcomeKind.RETURNED)
+        if outcome.kind is not seen and outcome.kind in (kinds.SUCCEEDED, kinds.FAILED):
+            self._fail(9, f"{label(*key)} is said to be {outcome.kind}, and was {seen}")
+        if seen is kinds.SUCCEEDED and outcome.kind not in (seen, kinds.TIMED_OUT):
+            self._fail(6, f"{label(*key)} was done and is said to be {outcome.kind}")
         truth = self.attempts.get(key)
         if truth is not None and (not truth.outcomes or truth.outcomes[-1] != outcome):
             truth.outcomes.append(outcome)
@@ -240,6 +253,16 @@ class Books:
         only_success = all(o.kind is OutcomeKind.SUCCEEDED for o in truth.outcomes)
         if only_success and self.succeeded.get(key[0]) != key[1]:
             self._fail(6, f"the success of {name} is acknowledged and not what is recorded")
+
+
+def _goes_on(spec: TaskSpec, status: TaskStatus) -> bool:
+    return spec.lifetime is Lifetime.FINITE and status.state not in ENDED_STATES
+
+
+def _was_last(spec: TaskSpec, status: TaskStatus) -> bool:
+    """Whether a failure that is recorded is one after which a task with an end has failed."""
+    kind = status.outcome.error_kind if status.outcome is not None else ""
+    return status.failures >= spec.max_attempts or kind in NON_RETRYABLE_ERROR_KINDS
 
 
 def _is_timed(spec: TaskSpec) -> bool:

@@ -14,10 +14,10 @@ from tests.scenarios.sim_kernel import SimulationError
 from muster.domain.agent_lifecycle import TRANSITIONS, AgentState, AgentWish, may_receive_work
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.resources import ResourceVector
-from muster.domain.task import TaskStatus
+from muster.domain.task import POISON_DEATHS, TaskStatus
 from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskState
 from muster_scheduler.core.deadlines import Moment
-from muster_scheduler.core.records import AgentEntry, Effect, OpenTask
+from muster_scheduler.core.records import NOBODY, AgentEntry, Effect, OpenTask
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import FIRST_COLUMNS
@@ -25,6 +25,8 @@ from muster_scheduler.placement.snapshot import FIRST_COLUMNS
 # Besides what is open: see Deadlines.
 MAX_DEADLINES = 1_000
 DEADLINES_PER_TASK = 8
+# A task that agents died with waits for so long for one of its own.
+ALONE_MS = 60_000
 _STEPS = frozenset((before, after) for (before, _), after in TRANSITIONS.items())
 
 
@@ -36,6 +38,8 @@ class WatchedState(ClusterState):
         self.touched: dict[TaskId, OpenTask] = {}
         self.touched_agents: dict[AgentId, None] = {}
         self.placed: list[OpenTask] | None = None
+        # Called before a task changes, with its next status and what follows.
+        self.on_decide: Callable[[OpenTask, TaskStatus, tuple[Effect, ...]], None] | None = None
 
     def enqueue(self, task: OpenTask) -> None:
         self.touched[task.id] = task
@@ -59,6 +63,8 @@ class WatchedState(ClusterState):
 
     def decide(self, task: OpenTask, status: TaskStatus, *effects: Effect) -> None:
         self.touched[task.id] = task
+        if self.on_decide is not None and task.status.state is not status.state:
+            self.on_decide(task, status, effects)
         super().decide(task, status, *effects)
 
     def forget(self, task: OpenTask) -> None:
@@ -110,6 +116,11 @@ def check_all(state: WatchedState) -> None:
     queued = sum(1 for task in state.tasks.values() if task.queued)
     if queued != len(state.queue):
         raise SimulationError(f"{len(state.queue)} tasks are counted in the queue, not {queued}")
+    for line in state.queue.lines():
+        for task in line:
+            own = (task.spec.tenant, task.spec.priority, task.class_id)
+            if line.key != own or state.tasks.get(task.id) is not task:
+                raise SimulationError(f"{task!r} of line {own} stands in line {line.key}")
     held: dict[str, int] = {}
     for agent in state.agents.values():
         for task in agent.tasks.values():
@@ -173,7 +184,7 @@ def _demand(resources: ResourceVector, waiting: bool) -> tuple[int, ...]:
     return tuple(0 if name in lent else whole.get(name) for name in FIRST_COLUMNS)
 
 
-def check_placed(state: WatchedState, doubted: dict[AgentId, int]) -> None:
+def check_placed(state: WatchedState, doubted: dict[AgentId, int], boot_ms: int) -> None:
     """Nothing was placed where there was no room, or where nothing may be placed. What a task
     does not ask for may be overdrawn by a parent that has gone on after it waited."""
     placed, state.placed = state.placed or [], None
@@ -184,6 +195,12 @@ def check_placed(state: WatchedState, doubted: dict[AgentId, int]) -> None:
         if task.row < 0:
             continue
         agent = state.agents[task.status.agent]
+        if agent.kept_for not in (NOBODY, task.id):
+            raise SimulationError(f"invariant 9: {task!r} was placed beside a suspect on {agent!r}")
+        waited_ms = boot_ms - task.alone_since_boot_ms if task.alone_since_boot_ms else 0
+        suspect = task.status.agent_deaths >= POISON_DEATHS - 1
+        if suspect and waited_ms < ALONE_MS and list(agent.tasks.values()) != [task]:
+            raise SimulationError(f"invariant 9: suspect {task!r} was placed beside others")
         allowed = may_receive_work(agent.state, agent.wish) and agent.session and agent.leased
         if not allowed or agent.draining or doubted.get(agent.id) == agent.incarnation:
             raise SimulationError(f"invariants 10 and 11: {task!r} was placed on {agent!r}")

@@ -39,6 +39,7 @@ S, F, R, T = (
     OutcomeKind.TIMED_OUT,
 )
 KINDS = ((S,), (S,), (S,), (F, S), (R, S), (F,), (F, F, S))
+ON_DISCONNECT = (OnDisconnect.KEEP, OnDisconnect.STOP, OnDisconnect.STOP)
 DEMANDS = (
     ResourceVector(),
     ResourceVector.of({"cpu": 500}),
@@ -156,7 +157,7 @@ class Gateway(Part):
         rng = self.rng
         if known is None:
             # Of one request that is repeated the first body counts.
-            runs_ms = rng.choice((5, 40, 200, 200, 1_000, 3_000, 16_000))
+            runs_ms = rng.choice((5, 40, 200, 200, 1_000, 3_000, 20_000))
             self.world.habits[ident] = Habits(
                 runs_ms=runs_ms,
                 kinds=rng.choice(KINDS) if runs_ms < LONG_MS else (S,),
@@ -167,6 +168,7 @@ class Gateway(Part):
             )
             if rng.random() < 0.15:
                 self.kernel.at(rng.random() * 8_000, lambda: self.cancel(ident))
+        is_long = self.world.habits[ident].runs_ms > LONG_MS
         service = rng.random() < 0.05 and not self.world.calm
         return self._specs.setdefault(
             ident,
@@ -179,7 +181,7 @@ class Gateway(Part):
                 timeout_ms=rng.choice((0, 0, 0, 600)),
                 start_deadline_ms=rng.choice((0, 0, 0, 0, 5_000)),
                 total_deadline_ms=rng.choice((0, 0, 0, 0, 9_000)),
-                on_disconnect=rng.choice((OnDisconnect.KEEP, OnDisconnect.STOP)),
+                on_disconnect=rng.choice(ON_DISCONNECT[: 3 if is_long else 2]),
                 lifetime=Lifetime.SERVICE if service else Lifetime.FINITE,
             ),
         )

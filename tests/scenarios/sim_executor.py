@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _EAGER_RUNNERS = 2
 # Of forks, now and then one fails.
 _FORKS_FAIL = 0.01
+_DONE_WHEN_STOPPED = 0.2
 _CHILD_POLL_MS = 300
 
 
@@ -244,7 +245,11 @@ class SimExecutor:
         held = self._pool.runner_gone(runner, self._runtime.boot_ms())
         if key in self.live:
             assert held == {key}, f"{held} were on the runner of {key}"
-            self._end(key, Outcome(OutcomeKind.CANCELLED))
+            # Now and then it was done before the stop reached it.
+            habits = self._runtime.world.habits[key.task_id]
+            done = not (habits.stubborn or habits.child) and self._rng.random() < _DONE_WHEN_STOPPED
+            kind = OutcomeKind.SUCCEEDED if done else OutcomeKind.CANCELLED
+            self._end(key, Outcome(kind))
         self._act()
 
     def _end(self, key: AttemptKey, outcome: Outcome) -> None:
@@ -253,6 +258,7 @@ class SimExecutor:
         runtime.table.started.pop(key, None)
         if live.running and live.spec.stop_when_cut_off:
             runtime.world.stops.end(key, runtime)
+        runtime.world.books.seen[key] = outcome.kind
         mark = token(runtime.machine.id, runtime.core.incarnation, *key)
         runtime.emit(
             AttemptEnded(

@@ -10,7 +10,7 @@ from tests.scenarios.sim_agent import Machine, Runtime
 from tests.scenarios.sim_books import label
 from tests.scenarios.sim_kernel import MAX_WALL_SKEW_MS, Part
 from tests.scenarios.sim_leader import SimLeader
-from tests.scenarios.sim_network import EVERYBODY, call
+from tests.scenarios.sim_network import EVERYBODY, Link, call
 
 from muster.agent.events import Assigned, AttemptKey, CancelAsked, Dropped, LeaderDrain
 from muster.domain.agent_lifecycle import AgentWish
@@ -54,6 +54,8 @@ class Faults:
             self._crash_machine,
             self._freeze_agent,
             self._freeze_agent,
+            self._freeze_runtime,
+            self._freeze_runtime,
             self._part_agent,
             self._part_agent,
             self._part_agent,
@@ -64,6 +66,7 @@ class Faults:
             self._freeze_monitor,
             self._drain_agent,
             self._wish_for_a_while,
+            self._miss_events,
             self._miss_events,
             self._ask_restart,
             self._hang_agent,
@@ -152,6 +155,14 @@ class Faults:
             if not part.frozen:
                 part.freeze(ms)
 
+    def _freeze_runtime(self) -> None:
+        """Its processes run on; rather one with a `stop` task."""
+        runtimes = [m.runtime for m in self._world.machines.values() if m.runtime is not None]
+        with_stop = [r for r in runtimes if r.alive and r.core.stop_deadline_ms and not r.frozen]
+        runtime = self._rng.choice(with_stop) if with_stop else self._runtime()
+        if runtime is not None and not runtime.frozen:
+            runtime.freeze(self._rng.choice((9_000, 14_000)))
+
     def _part_agent(self) -> None:
         ident = self._machine().id
         ms = self._rng.choice((1_000, 4_000, 11_000, 11_000, 16_000, 16_000, 16_000, 70_000))
@@ -175,7 +186,7 @@ class Faults:
             leader.do(lambda: leader.ask_restart(ident))
 
     def _stray_outcome(self) -> None:
-        """An outcome of another attempt, incarnation or agent than the task has now."""
+        """Of another attempt, incarnation or agent than the task has now; or its start."""
         leader, held = self._leader(), self._world.store.load_open()[0]
         given = [(spec, status) for spec, status in held if status.agent]
         if leader is None or not leader.ready or not given:
@@ -189,13 +200,18 @@ class Faults:
             number += self._rng.choice((-1, 1))
         else:
             attempt += self._rng.choice((-1, 1))
+        ref, ended = AttemptRef(spec.id, attempt, spec.tenant), self._rng.random() < 0.6
         leader.say("hears of", label(spec.id, attempt), "from", f"{ident}/{number}", "- a stray")
-        leader.do(lambda: leader.stray(ident, number, AttemptRef(spec.id, attempt, spec.tenant)))
+        leader.do(lambda: leader.stray(ident, number, ref, ended=ended))
 
     def _stray_command(self) -> None:
-        """A word of a leader that was replaced reaches an agent after its successor's."""
+        """A word of a leader that was replaced reaches an agent after its successor's, or one that
+        was meant for another incarnation, or that it has heard before."""
         runtime = self._runtime()
         if runtime is None or runtime.link is None or not runtime.core.term:
+            return
+        if self._rng.random() < 0.5:
+            self._repeat_assignment(runtime, runtime.link)
             return
         held = list(runtime.core._held)
         link, term = runtime.link, runtime.core.term - 1
@@ -213,6 +229,27 @@ class Faults:
         )
         runtime.say("hears", type(events).__name__, label(*key), "of term", term, "- a stray")
         runtime.do(lambda: runtime.hear(link, term, [events]))
+
+    def _repeat_assignment(self, runtime: Runtime, link: Link) -> None:
+        """Of what it has not got rid of, or has got something newer for; or as if for another."""
+        core, another = runtime.core, self._rng.random() < 0.3
+
+        def hear() -> None:
+            again = [
+                spec
+                for key, spec in runtime.given.items()
+                if key in core._held or key in core._outbox or key.task_id in core._newest
+            ][-core.slots :]
+            if another:
+                number = core.incarnation + self._rng.choice((-1, 1))
+                again = [
+                    replace(spec, key=AttemptKey(spec.key.task_id, 99), incarnation=number)
+                    for spec in again
+                ]
+            runtime.say("hears of", *(label(*spec.key) for spec in again), "- a stray")
+            runtime.hear(link, core.term, [Assigned(core.term, tuple(again))])
+
+        runtime.do(hear)
 
     def _hang_agent(self) -> None:
         """It beats, takes attempts and starts none: of one agent in a run, for one incarnation."""

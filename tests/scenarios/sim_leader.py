@@ -78,6 +78,7 @@ class SimLeader(Part):
         self._settling: dict[TaskId, list[Callable[[], None]]] = {}
         self._suspected: set[AgentId] = set()
         self.witness = Witness(self)
+        self.state.on_decide = self.witness.check_decision
         call(self, self.store, self.store.acquire, self._took_term)
 
     # ---------------------------------------------------------------- term and time
@@ -150,6 +151,7 @@ class SimLeader(Part):
         if judges and self._confirmed(CONFIRMED_FOR_MS):
             agents.judge(self.state, now)
             self.witness.check_foreign()
+            self.witness.check_told()
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:
@@ -204,7 +206,8 @@ class SimLeader(Part):
         older = self.sessions.get(ident)
         session = self.sessions[ident] = SimSession(self, runtime, link)
         session.welcome()
-        self.witness.hear(ident)
+        self.witness.leaving.pop(ident, None)
+        self.witness.hear(ident, number)
         self.witness.excuse(ident)
         refs = [(_ref(h), h.state is HeldState.ENDED) for h in held]
         agents.connected(self.state, ident, number, refs, now)
@@ -243,7 +246,7 @@ class SimLeader(Part):
         if runtime.core.term > self.term:
             session.link.cut("it has obeyed a newer leader", by=self)
             return None
-        self.witness.hear(runtime.machine.id)
+        self.witness.hear(runtime.machine.id, session.incarnation)
         agents.heard(self.state, runtime.machine.id, session.incarnation, self.now())
         return session
 
@@ -276,6 +279,7 @@ class SimLeader(Part):
         if (session := self._from(runtime)) is not None:
             agents.draining(self.state, runtime.machine.id, session.incarnation)
             self.witness.excuse(runtime.machine.id)
+            self.witness.leaving[runtime.machine.id] = session.incarnation
 
     def on_supervisor(self, supervisor: Supervisor, link: Link) -> None:
         if not self.ready:
@@ -298,6 +302,7 @@ class SimLeader(Part):
             started = [AttemptRef(*s.key, s.tenant) for s in death.started]
             number, known, why = death.incarnation, death.known, death.why
             self.witness.excuse(ident)
+            self.witness.buried.add((ident, number))
             supervisor.delivered.add(death)
             agents.runtime_died(self.state, ident, number, started, known, why, self.now())
         if self._confirmed(ANSWERS_FOR_MS):
@@ -344,6 +349,7 @@ class SimLeader(Part):
             check_touched(self.state)
         else:
             check_all(self.state)
+            self.witness.check_records()
         if not self._flushing:
             self._flushing = True
             self._carry_out()
@@ -365,7 +371,7 @@ class SimLeader(Part):
         if may_write and state.place_again and self.ready and not self.restricted:
             state.placed = []
             place(state, self.now())
-            check_placed(state, self.witness.doubted)
+            check_placed(state, self.witness.doubted, self.boot_ms())
             check_touched(state)
         written = list(state.dirty.values()) if may_write else []
         commands = state.drain(writes=may_write)
@@ -392,8 +398,15 @@ class SimLeader(Part):
     def _restart(self, supervisor: Supervisor, link: Link, incarnation: int, why: str) -> None:
         link.send(supervisor, lambda: supervisor.on_restart(incarnation, why))
 
-    def stray(self, ident: AgentId, incarnation: int, ref: AttemptRef) -> None:
-        """Somebody says how an attempt ended that is not his."""
+    def stray(self, ident: AgentId, incarnation: int, ref: AttemptRef, *, ended: bool) -> None:
+        """Somebody says that an attempt ended, or began, which is not his, or is by now."""
+        task = self.state.tasks.get(ref.task_id)
+        now = (task.status.agent, task.status.incarnation, task.ref()) if task is not None else ()
+        if now == (ident, incarnation, ref):
+            return
+        if not ended:
+            tasks.started_attempt(self.state, ident, incarnation, ref, 0, self.now())
+            return
         outcome = Outcome(OutcomeKind.SUCCEEDED, output_blob="stray")
         tasks.outcome(self.state, ident, incarnation, ref, outcome, self.now())
 

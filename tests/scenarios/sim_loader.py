@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.scenarios.sim_store import Row
 
 PAGE = 4
-PAGE_MS = 8
+PAGE_MS = 40
 
 
 class SimLoader:

@@ -141,7 +141,10 @@ class SimMonitor(Part):
         self.later(0, self._look)
 
     def on_report(self, agent: AgentId, incarnation: int) -> None:
+        newest = self.table.incarnation(agent)
         if self.table.observe(agent, incarnation, self.boot_ms()):
+            if incarnation < newest:
+                raise SimulationError(f"invariant 5: {agent}/{newest} lives by a beat of an older")
             self._reported_ms[agent] = self._listened_ms()
 
     def _listened_ms(self) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tests.scenarios.sim_books import label
+from tests.scenarios.sim_books import CLOCK_JUMPS_MS, label
 from tests.scenarios.sim_kernel import SimulationError
 
 from muster.agent.events import AttemptKey
 from muster.domain.agent import AgentRecord
 from muster.domain.ids import AgentId
+from muster.domain.task import OnDisconnect, TaskStatus, Wish
+from muster.domain.task_lifecycle import HELD_STATES, TaskState
 from muster_monitor.failure_detector import Verdict as Suspicion
 from muster_scheduler.core.agents import JUDGED_LATE_MS
 from muster_scheduler.core.commands import Push
 from muster_scheduler.core.overdue import UNSTARTED_MS
-from muster_scheduler.core.records import AttemptRef, EffectKind, OpenTask
+from muster_scheduler.core.overdue import _was_pushed as was_pushed
+from muster_scheduler.core.records import SUSPECT_DEATHS, AttemptRef, Effect, EffectKind, OpenTask
 
 if TYPE_CHECKING:
     from tests.scenarios.sim_leader import SimLeader
@@ -23,8 +26,13 @@ if TYPE_CHECKING:
 # Silence that may move tasks at all: written down here once more, see invariant 10.
 SILENT_AND_LEASELESS_MS = 10_000
 SILENT_MS = 60_000
+GIVEN_AWAY_MS = 13_000
+# Confirmations that are late let the cluster's clock catch up.
+FENCES_SHRINK_MS = 2 * CLOCK_JUMPS_MS
 # An agent that is spoken with has been told of what it lost by then.
 FOREIGN_MS = 5_000
+# Who was heard this lately is heard: what it said before has arrived.
+HEARD_MS = 2_000
 
 
 class Witness:
@@ -37,18 +45,30 @@ class Witness:
         self._leased: dict[AgentId, int] | None = None
         # Agents whose tasks may move because of what was just heard.
         self.excuses: set[AgentId] = set()
+        # When each incarnation was heard last, and those of which a supervisor said they are dead.
+        self._spoken_ms: dict[tuple[AgentId, int], int] = {}
+        self.buried: set[tuple[AgentId, int]] = set()
+        # Incarnations whose death was charged to a task that others had died with.
+        self._killed: set[tuple[AgentId, int]] = set()
+        # Incarnations that say that they drain.
+        self.leaving: dict[AgentId, int] = {}
+        # Until when what was lost may go on where it was.
+        self._fenced_until_ms: dict[OpenTask, int] = {}
         # Incarnations that the core was told to suspect.
         self.doubted: dict[AgentId, int] = {}
         self._stood_still_ms = 0
-        self._led_since_ms = 0
+        self._led_since_ms = self._began_ms = 0
         # Attempts that agents hold and that are not theirs, since when that is so.
         self._foreign_ms: dict[tuple[AgentId, AttemptKey], int] = {}
+        # Their own attempts, of which they and the leader know different things.
+        self._untold_ms: dict[tuple[AgentId, AttemptKey], int] = {}
 
     # ----------------------------------------------------------------- what was seen
 
     def begin(self) -> None:
         """The leader has its term."""
         self._led_since_ms = self._listened_ms()
+        self._began_ms = self._leader.kernel.now_ms
 
     def stand_still(self, ms: int) -> None:
         """The leader is frozen, and hears nobody."""
@@ -59,8 +79,10 @@ class Witness:
         """A clock that stands still while the leader does."""
         return self._leader.kernel.now_ms - self._stood_still_ms
 
-    def hear(self, ident: AgentId) -> None:
+    def hear(self, ident: AgentId, incarnation: int = 0) -> None:
         self._heard_ms[ident] = self._listened_ms()
+        if incarnation:
+            self._spoken_ms[ident, incarnation] = self._leader.kernel.now_ms
 
     def excuse(self, ident: AgentId) -> None:
         """Something was heard that lets this agent's tasks move."""
@@ -144,6 +166,85 @@ class Witness:
                 raise SimulationError(
                     f"invariant 10: {ident} loses {name} after {silent_ms} ms of silence"
                 )
+
+    def check_records(self) -> None:
+        """Nobody but the leader changes tasks: what it takes for stored is stored.
+
+        But a task that waits may have ended while it was being read; that shows when it is placed.
+        """
+        leader = self._leader
+        if leader.term != leader.store.term:
+            return
+        for task in leader.state.tasks.values():
+            if task.write is not None or task.stored is None:
+                continue
+            status = leader.store.status(task.spec.tenant, task.id)
+            if task.stored[0] is TaskState.PENDING and status is not None:
+                continue
+            if status is None or (status.state, status.attempt) != task.stored:
+                raise SimulationError(f"{task!r} is taken to be stored as {task.stored}: {status}")
+            truth = leader.world.books.attempts.get((task.id, task.status.attempt))
+            if task.started and truth is not None and not truth.started:
+                raise SimulationError(f"invariant 5: {task!r} is taken to have started: {truth}")
+
+    def check_decision(
+        self, task: OpenTask, status: TaskStatus, effects: tuple[Effect, ...]
+    ) -> None:
+        """17: what may still run elsewhere is not given out before that is over."""
+        leader, before = self._leader, task.status
+        now_ms = leader.kernel.now_ms
+        if status.state is TaskState.ASSIGNED:
+            early_ms = self._fenced_until_ms.pop(task, 0) - now_ms
+            if early_ms > FENCES_SHRINK_MS:
+                raise SimulationError(f"invariant 17: {task!r} is placed {early_ms} ms too early")
+            if self.leaving.get(status.agent) == status.incarnation:
+                raise SimulationError(f"{task!r} is placed on {status.agent}, which drains")
+        agent = leader.state.agents.get(before.agent)
+        on_purpose = agent is not None and (agent.restarting or agent.draining)
+        if on_purpose and status.agent_deaths > before.agent_deaths:
+            raise SimulationError(f"invariant 9: {task!r} is blamed, and {agent!r} ends on purpose")
+        if before.agent_deaths >= SUSPECT_DEATHS and status.agent_deaths > before.agent_deaths:
+            died = before.agent, before.incarnation
+            if died in self._killed:
+                raise SimulationError(f"invariant 9: two suspects are charged with {died}")
+            self._killed.add(died)
+        stop = task.spec.on_disconnect is OnDisconnect.STOP and before.state in HELD_STATES
+        if not stop or status.state is not TaskState.PENDING:
+            return
+        holder = before.agent, before.incarnation
+        if holder in self.buried or any(e.kind is EffectKind.ACK for e in effects):
+            return
+        silent_ms = now_ms - self._spoken_ms.get(holder, self._began_ms)
+        fence_ms = max(0, status.not_before_clock_ms - leader.now().clock_ms)
+        self._fenced_until_ms[task] = now_ms + fence_ms
+        if silent_ms + fence_ms < GIVEN_AWAY_MS:
+            raise SimulationError(
+                f"invariant 17: {task!r} is lost after {silent_ms} ms and waits {fence_ms} ms"
+            )
+
+    def check_told(self) -> None:
+        """Where there is a session, an agent knows what it is to end, and the leader who waits."""
+        leader = self._leader
+        before, self._untold_ms = self._untold_ms, {}
+        for ident, session in leader.sessions.items():
+            runtime, agent = session.runtime, leader.state.agents.get(ident)
+            if agent is None or leader.term != leader.store.term or not session.flows:
+                continue
+            if self._silent_ms(ident) > HEARD_MS:
+                continue
+            for task in agent.tasks.values():
+                key = AttemptKey(task.id, task.status.attempt)
+                held = runtime.core._held.get(key)
+                wished = task.status.wish is not Wish.NONE and was_pushed(task)
+                if held is None or held.stop is not None:
+                    continue
+                if not wished and held.waiting == task.waiting:
+                    continue
+                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                self._untold_ms[ident, key] = since_ms
+                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                    what = "to end" if wished else "who waits"
+                    raise SimulationError(f"invariants 13 and 18: {ident} and {task!r}: {what}")
 
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""

@@ -28,7 +28,7 @@ MAX_SUBSCRIBERS: Final = 256
 _MAX_QUEUED_EVENTS: Final = 2_000
 # While the tail is down, whoever waits reads this often instead of being woken.
 _BLIND_REREAD_S: Final = 0.5
-# No event for this long while catching up: the last ones were trimmed, and live ones go on.
+# No event for this long while catching up: a gap is told, and live ones go on.
 _HISTORY_QUIET_S: Final = 2.0
 # A listener that cannot be told the present hears a little of the past instead.
 _PRESENT_TIMEOUT_S: Final = 2.0
@@ -208,6 +208,8 @@ class TailFeed:
                     async with asyncio.timeout(_HISTORY_QUIET_S):
                         response = await anext(stream, None)
                 except TimeoutError:
+                    # Trimmed, or storage stalls: either way the reader has not seen all.
+                    yield Missed()
                     return
                 if response is None:
                     raise Unavailable("the event stream", "it ended early")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -124,7 +124,7 @@ class Writer:
                 group.create_task(self._applies.work(), name="apply")
 
     async def _create(self, writes: list[Write]) -> None:
-        request = storage_pb2.CreateRequest(term=self._term)
+        request = storage_pb2.CreateRequest(term=self._term, brief=True)
         add = request.tasks.add
         for write in writes:
             task = add()
@@ -138,7 +138,7 @@ class Writer:
         self._on_written(_answers(writes, response.results, _CREATED))
 
     async def _apply(self, writes: list[Write]) -> None:
-        request = storage_pb2.ApplyRequest(term=self._term)
+        request = storage_pb2.ApplyRequest(term=self._term, brief=True)
         add = request.transitions.add
         for write in writes:
             _fill_transition(add(), write)
@@ -196,8 +196,11 @@ def _size_bytes(write: Write) -> int:
 
 
 def _answers(
-    writes: list[Write], results: Iterable[Any], verdicts: Mapping[int, Verdict]
+    writes: list[Write], results: Sequence[Any], verdicts: Mapping[int, Verdict]
 ) -> list[Answer]:
+    if not results:
+        # The brief answer: all that was asked for is done.
+        return [(write, Verdict.OK, None) for write in writes]
     answers: list[Answer] = []
     for write, result in zip(writes, results, strict=True):
         verdict = verdicts[result.code]

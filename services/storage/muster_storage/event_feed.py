@@ -1,8 +1,10 @@
 """One reader of the event log for the whole process, fanned out to every Tail.
 
-A subscriber reads the log from its position until it has caught up, then lives on what the one
-reader hands out. When it is too slow for its bounded queue, it goes back to reading the log, so it
-misses nothing that the log still holds; what was trimmed meanwhile it is told of as a gap.
+What this process writes is handed out as soon as it is written; the log is read for what others
+wrote, which shows as a hole in the numbers. A subscriber reads the log from its position until it
+has caught up, then lives on what the one reader hands out. When it is too slow for its bounded
+queue, it goes back to reading the log, so it misses nothing that the log still holds; what was
+trimmed meanwhile it is told of as a gap.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from muster.domain.errors import Overloaded, Unavailable
 from muster_storage.metrics import EVENTS, TAIL_GAPS, TAIL_LAGGED, TAIL_SUBSCRIBERS
-from muster_storage.records import LogEntry
+from muster_storage.records import LogBatch, LogEntry
 from muster_storage.task_store import EventLog
 from muster_storage.wire import framed_event
 
@@ -29,12 +31,17 @@ MAX_SUBSCRIBERS = 1_000
 # A subscriber that wants few events still learns its position after this many, to resume from.
 POSITION_EVERY = 1_000
 WAIT_S = 1.0
+# Of this process's own writes behind a hole that is being read; then the log is read for them too.
+MAX_PENDING_WRITES = 1_000
+# Between two questions for news. What other processes write is heard so much later, and at most
+# PATIENCE_S later while writes of our own are under way.
+NEWS_PAUSE_S = 0.002
+# Longest time that news is left unread because it may be of an own write that is under way: those
+# that are refused in part are never told of, and there may always be some.
+PATIENCE_S = 0.05
 # Longest time that a new subscriber waits for the reader's first answer from the log.
 START_TIMEOUT_S = 3.0
 _RETRY_PAUSE_S = 0.1
-
-# Number, what filters look at, the event as field 1 of a TailResponse.
-Frame: TypeAlias = tuple[int, bytes, bytes]
 
 
 class TailBatch(NamedTuple):
@@ -85,20 +92,20 @@ class _Subscriber:
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.queue: deque[list[Frame]] = deque()
+        self.queue: deque[tuple[LogBatch, int]] = deque()
         self.queued_bytes = 0
         # Nothing more comes; the subscriber starts again from the log.
         self.lagged = False
         self.wake = asyncio.Event()
 
-    def give(self, frames: list[Frame], size: int) -> None:
+    def give(self, batch: LogBatch, size: int) -> None:
         if self.lagged:
             return
         if self.queued_bytes + size > MAX_QUEUE_BYTES and self.queue:
             TAIL_LAGGED.inc()
             self.cut_off()
             return
-        self.queue.append(frames)
+        self.queue.append((batch, size))
         self.queued_bytes += size
         self.wake.set()
 
@@ -108,16 +115,16 @@ class _Subscriber:
         self.lagged = True
         self.wake.set()
 
-    async def take(self) -> list[Frame]:
-        """The next batch, as soon as there is one; empty when it was cut off."""
+    async def take(self) -> LogBatch | None:
+        """The next batch, as soon as there is one; None when it was cut off."""
         while not self.queue and not self.lagged:
             self.wake.clear()
             await self.wake.wait()
         if self.lagged:
-            return []
-        frames = self.queue.popleft()
-        self.queued_bytes -= sum([len(frame[2]) for frame in frames])
-        return frames
+            return None
+        batch, size = self.queue.popleft()
+        self.queued_bytes -= size
+        return batch
 
 
 class EventFeed:
@@ -131,6 +138,14 @@ class EventFeed:
         self._started = asyncio.Event()
         self._subscribers: set[_Subscriber] = set()
         self._closed = False
+        # Own writes that wait for what others wrote before them; how far the log is said to go.
+        self._pending: deque[LogBatch] = deque()
+        self._said = 0
+        self._wake = asyncio.Event()
+        # After which position news is left to own writes, and whether that was for too long.
+        self._spared = -1
+        self._overdue = False
+        log.attend(self._heard)
 
     def close(self) -> None:
         """Ends every subscriber with Unavailable, so that it turns to another service at once."""
@@ -143,8 +158,10 @@ class EventFeed:
         while True:
             try:
                 await self._follow()
-            except Unavailable:
-                await asyncio.sleep(random.uniform(0.0, _RETRY_PAUSE_S))  # noqa: S311  jitter
+            except* (Unavailable, Overloaded):
+                # The log is away, or too much waits for it; how far it goes is asked anew.
+                pass
+            await asyncio.sleep(random.uniform(0.0, _RETRY_PAUSE_S))  # noqa: S311  jitter
 
     async def tail(
         self, after: int | None, wanted: Callable[[bytes], bool]
@@ -168,20 +185,20 @@ class EventFeed:
             try:
                 while True:
                     if position < subscriber.start:
-                        frames = _frames(await self._log.after(position, READ_EVENTS))
+                        entries = await self._log.after(position, READ_EVENTS)
                         # With none left, all up to where the reader is has been trimmed.
-                        first = frames[0][0] if frames else subscriber.start + 1
+                        found = _batch(entries) if entries else LogBatch(subscriber.start + 1, [])
                     else:
-                        frames = await subscriber.take()
-                        if not frames:
+                        taken = await subscriber.take()
+                        if taken is None:
                             break
-                        first = frames[0][0]
-                    if first > position + 1:
-                        told = position = first - 1
+                        found = taken
+                    if found.first > position + 1:
+                        told = position = found.first - 1
                         if not may_skip:
                             yield self._gap(position)
                     may_skip = False
-                    for batch in _batches(frames, position, wanted):
+                    for batch in _messages(found, position, wanted):
                         if batch.frames or batch.last - told >= POSITION_EVERY:
                             told = batch.last
                             yield batch
@@ -204,18 +221,79 @@ class EventFeed:
             self._losses += 1
             for subscriber in self._subscribers:
                 subscriber.cut_off()
+        self._pending.clear()
+        self._said = last
+        self._wake.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(), name="news of events")
+            group.create_task(self._deliver(), name="events")
+
+    async def _watch(self) -> None:
         while True:
-            entries = await self._log.wait_after(self._position, READ_EVENTS, WAIT_S)
-            if not entries:
-                continue
-            EVENTS.inc(len(entries))
-            self._position = entries[-1].seq
-            if not self._subscribers:
-                continue
-            frames = _frames(entries)
-            size = sum([len(frame[2]) for frame in frames])
+            self._said = await self._log.wait_beyond(max(self._said, self._position), WAIT_S)
+            if self._said > self._position:
+                self._wake.set()
+            # Most news is our own, which was heard already: it need not be asked for each time.
+            await asyncio.sleep(NEWS_PAUSE_S)
+
+    def _heard(self, batch: LogBatch | None) -> None:
+        if batch is None:
+            if self._position < self._said:
+                self._wake.set()
+        elif not self._started.is_set():
+            return
+        elif batch.first == self._position + 1 and not self._pending:
+            self._hand_out(batch)
+        else:
+            if len(self._pending) == MAX_PENDING_WRITES:
+                self._pending.clear()
+            self._pending.append(batch)
+            self._said = max(self._said, batch.last)
+            self._wake.set()
+
+    async def _deliver(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._position < self._said or self._pending:
+                pending = self._pending
+                if pending and pending[0].first == self._position + 1:
+                    self._hand_out(pending.popleft())
+                elif pending and pending[0].first <= self._position:
+                    pending.popleft()
+                elif not pending and self._log.writing and self._patient():
+                    # Most likely it is our own, and we shall be told.
+                    break
+                else:
+                    entries = await self._log.after(self._position, READ_EVENTS)
+                    if not entries:
+                        # Trimmed already: more than the log holds was written meanwhile.
+                        break
+                    # Own writes may have been handed out meanwhile.
+                    entries = [entry for entry in entries if entry.seq > self._position]
+                    if entries:
+                        self._hand_out(_batch(entries))
+
+    def _patient(self) -> bool:
+        if self._spared != self._position:
+            self._spared, self._overdue = self._position, False
+            loop = asyncio.get_running_loop()
+            loop.call_later(PATIENCE_S, self._end_patience, self._position)
+        return not self._overdue
+
+    def _end_patience(self, position: int) -> None:
+        if position == self._position:
+            self._overdue = True
+            self._wake.set()
+
+    def _hand_out(self, batch: LogBatch) -> None:
+        last = batch.last
+        EVENTS.inc(last - batch.first + 1)
+        self._position = last
+        if self._subscribers:
+            size = batch.size
             for subscriber in self._subscribers:
-                subscriber.give(frames, size)
+                subscriber.give(batch, size)
 
     async def _join(self) -> _Subscriber:
         if self._closed:
@@ -245,25 +323,36 @@ def _nothing(position: int) -> TailBatch:
     return TailBatch(b"", position, gap=False)
 
 
-def _frames(entries: Sequence[LogEntry]) -> list[Frame]:
-    return [(entry.seq, entry.head, framed_event(entry)) for entry in entries]
+def _batch(entries: Sequence[LogEntry]) -> LogBatch:
+    """What was read from the log; `entries` are consecutive and not empty."""
+    runs: list[tuple[bytes, list[bytes]]] = []
+    for _, head, event in entries:
+        if runs and runs[-1][0] == head:
+            runs[-1][1].append(event)
+        else:
+            runs.append((head, [event]))
+    return LogBatch(entries[0].seq, runs)
 
 
-def _batches(
-    frames: list[Frame], position: int, wanted: Callable[[bytes], bool]
+def _messages(
+    found: LogBatch, position: int, wanted: Callable[[bytes], bool]
 ) -> Iterator[TailBatch]:
-    """What is wanted of the frames after `position`, in messages of bounded size."""
+    """What is wanted of the events after `position`, in messages of bounded size."""
     chosen: list[bytes] = []
     size = 0
-    last = position
-    for seq, head, frame in frames:
-        if seq <= position:
+    seq = found.first - 1
+    for head, events in found.runs:
+        if not wanted(head):
+            seq += len(events)
             continue
-        if wanted(head):
+        for event in events:
+            seq += 1
+            if seq <= position:
+                continue
+            frame = framed_event(seq, event)
             if size + len(frame) > MAX_BATCH_BYTES and chosen:
-                yield TailBatch(b"".join(chosen), last, gap=False)
+                yield TailBatch(b"".join(chosen), seq - 1, gap=False)
                 chosen, size = [], 0
             chosen.append(frame)
             size += len(frame)
-        last = seq
-    yield TailBatch(b"".join(chosen), last, gap=False)
+    yield TailBatch(b"".join(chosen), max(seq, position), gap=False)

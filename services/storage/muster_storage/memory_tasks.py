@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -24,6 +24,7 @@ from muster_storage.records import (
     Created,
     Creation,
     Expired,
+    LogBatch,
     LogEntry,
     Notice,
     OldRequest,
@@ -328,15 +329,22 @@ class MemoryTasks:
         skip = max(0, seq + 1 - events[0].seq)
         return list(islice(events, skip, skip + limit))
 
-    async def wait_after(self, seq: int, limit: int, wait_s: float) -> list[LogEntry]:
+    async def wait_beyond(self, seq: int, wait_s: float) -> int:
         try:
             async with asyncio.timeout(wait_s):
                 while seq >= self._memory.seq:
                     self._memory.written.clear()
                     await self._memory.written.wait()
         except TimeoutError:
-            return []
-        return await self.after(seq, limit)
+            return seq
+        return self._memory.seq
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        """Nobody is told: what is in memory is read as quickly."""
+
+    @property
+    def writing(self) -> bool:
+        return False
 
 
 def _matches(task: _Task, wanted: TaskFilter) -> bool:

@@ -168,6 +168,22 @@ class LogEntry(NamedTuple):
     event: bytes
 
 
+class LogBatch(NamedTuple):
+    """Events of one write, numbered from `first` on: runs of (head, events) in their order."""
+
+    first: int
+    runs: list[tuple[bytes, list[bytes]]]
+
+    @property
+    def last(self) -> int:
+        return self.first - 1 + sum([len(events) for _, events in self.runs])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the events."""
+        return sum([len(event) for _, events in self.runs for event in events])
+
+
 class StoredKey(NamedTuple):
     """An API key's record as it was made, and what happened to it since (unix ms, 0 = never)."""
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
-from muster_storage.redis_link import RedisAddress, RedisLink, RedisRefusedError
+from muster_storage.redis_events import RedisEvents
+from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink, RedisRefusedError
 from muster_storage.redis_shared import RedisBlobs, RedisCluster, RedisValues
 from muster_storage.redis_tasks import RedisTasks
 
 # Of events in the stream: at 15,000 a second, what a subscriber may be away for is 13 s.
 EVENTS_KEPT = 200_000
+# How tasks and events lie in Redis; 1 was one hash for each task.
+LAYOUT = 2
+OLDEST_REDIS = (6, 2)
 # Longest wait for an event, which every timeout of that connection comes on top of.
 TAIL_WAIT_S = 1.0
 
@@ -32,11 +37,11 @@ class RedisStore:
             address,
             timeout_s=timeout_s,
             name="calls",
-            fit=None if allow_weak else why_weak,
+            fit=why_layout_unfit if allow_weak else why_unfit,
         )
         self._tail_link = RedisLink(address, timeout_s=timeout_s + TAIL_WAIT_S, name="events")
-        self.tasks = RedisTasks(self._link, self._tail_link, events_kept)
-        self.events = self.tasks
+        self.events = RedisEvents(self._link, self._tail_link)
+        self.tasks = RedisTasks(self._link, self.events, events_kept)
         self.cluster = RedisCluster(self._link, events_kept)
         self.values = RedisValues(self._link)
         self.blobs = RedisBlobs(self._link)
@@ -49,6 +54,36 @@ class RedisStore:
 
     def why_not_ready(self) -> str | None:
         return self._link.why_not_ready() or self._tail_link.why_not_ready()
+
+
+async def why_unfit(link: RedisLink) -> str | None:
+    """One sentence when this Redis may not be used."""
+    return await why_weak(link) or await why_layout_unfit(link)
+
+
+async def why_layout_unfit(link: RedisLink) -> str | None:
+    """One sentence when this Redis is too old or holds what another version of Muster wrote."""
+    try:
+        info = (await link.call("INFO", "server")).decode()
+    except RedisRefusedError:
+        # Who may not ask for the version asks for what 6.2 brought; this trims nothing.
+        await link.call("XTRIM", f"{KEY_PREFIX}events", "MINID", 0)
+    else:
+        version = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+        if version and (int(version[1]), int(version[2])) < OLDEST_REDIS:
+            return f"it is Redis {version[1]}.{version[2]}, and the oldest that serves is 6.2"
+    layout, seq = await link.call("MGET", f"{KEY_PREFIX}layout", f"{KEY_PREFIX}seq")
+    # Layout 1 had neither this key nor the stream of news.
+    if layout is None and (seq is None or await link.call("EXISTS", f"{KEY_PREFIX}news")):
+        await link.call("SET", f"{KEY_PREFIX}layout", LAYOUT, "NX")
+        layout = b"%d" % LAYOUT
+    if layout != b"%d" % LAYOUT:
+        found = (layout or b"1").decode(errors="replace")
+        return (
+            f"its data has layout {found} and this Muster reads layout {LAYOUT}; "
+            "use the Muster that wrote it, or give this one an empty Redis"
+        )
+    return None
 
 
 async def why_weak(link: RedisLink) -> str | None:

@@ -1,9 +1,10 @@
-"""Tasks, requests and events in Redis: lists in, scripts of bounded length out."""
+"""Tasks and requests in Redis: lists in, scripts of bounded length out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 from muster.domain.errors import StaleTerm
 from muster.domain.ids import TenantId, request_prefix
@@ -18,7 +19,6 @@ from muster_storage.records import (
     Created,
     Creation,
     Expired,
-    LogEntry,
     Notice,
     OldRequest,
     Page,
@@ -29,13 +29,17 @@ from muster_storage.records import (
     Verdict,
     VerdictCode,
 )
+from muster_storage.redis_batches import (
+    CHUNK_BYTES,
+    CHUNK_TASKS,
+    LABELS_AS_ONE_TASK,
+    Batch,
+    Group,
+    batches,
+)
+from muster_storage.redis_events import RedisEvents
 from muster_storage.redis_link import KEY_PREFIX, Argument, RedisLink, Reply
 
-# Redis does nothing else while a script runs, so none may run for more than about 5 ms. A task
-# costs 10 to 20 µs plus 2 µs for each label, and its bytes are copied twice.
-CHUNK_TASKS = 150
-CHUNK_BYTES = 1024 * 1024
-_LABELS_AS_ONE_TASK = 8
 # Of ids that one list script looks at when it filters; 1 µs for each further index.
 LIST_SCAN_IDS = 1_000
 # Of list scripts for one page, after which a short page with a cursor is the better answer.
@@ -44,48 +48,74 @@ READ_IDS = 200
 # Of answers with rows that are under way at once: each may hold MAX_PAGE_BYTES.
 READS_AT_ONCE = 16
 
+_T = TypeVar("_T")
+
 ALL_STATES = range(PENDING, LAST_STATE + 1)
 
 
 class RedisTasks:
-    """TaskStore and EventLog. `tail_link` is only for waiting: a wait blocks its connection."""
+    """TaskStore. What it writes into the event log it also tells `events` of."""
 
-    def __init__(self, link: RedisLink, tail_link: RedisLink, events_kept: int) -> None:
+    def __init__(self, link: RedisLink, events: RedisEvents, events_kept: int) -> None:
         self._link = link
-        self._tail_link = tail_link
+        self._events = events
         self._events_kept = events_kept
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
 
     async def create(self, term: int, tasks: Sequence[Creation]) -> Created:
-        chunks = _Chunks((term, self._events_kept))
-        for task in tasks:
-            labels = task.labels
-            weight = 1 + len(labels) / _LABELS_AS_ONE_TASK
-            chunks.add(weight, len(task.spec) + len(task.status), task[:-1], len(labels), *labels)
-        answers = await self._fenced("create", term, chunks)
-        clock_ms = int(answers[-1][1]) if answers else await self._clock_ms()
-        return Created(clock_ms, [row for answer in answers for row in answer[2:]])
+        clock_ms = 0
+        standing = [b""] * len(tasks)
+        calls = batches(tasks, _about_creation)
+        arguments = [self._arguments(term, tasks, batch, _creation_fields) for batch in calls]
+        with self._events.write():
+            answers = await self._fenced("create", term, arguments)
+            for batch, (_, clock, first, *rows) in zip(calls, answers, strict=True):
+                clock_ms = int(clock)
+                if rows:
+                    for position, row in zip(batch.positions(), rows, strict=True):
+                        standing[position] = row
+                else:
+                    self._events.wrote(first, _runs(tasks, batch))
+        return Created(clock_ms if calls else await self._clock_ms(), standing)
 
     async def apply(self, term: int, changes: Sequence[Change]) -> list[Verdict]:
-        chunks = _Chunks((term, self._events_kept))
-        for change in changes:
-            chunks.add(1, len(change.outcome) + len(change.status), change)
-        verdicts = []
-        for answer in await self._fenced("apply", term, chunks):
-            for reply in answer[1:]:
-                if reply == b"":
-                    verdicts.append(APPLIED)
-                elif reply == 0:
-                    verdicts.append(MISSING)
+        verdicts = [APPLIED] * len(changes)
+        calls = batches(changes, _about_change)
+        arguments = [self._arguments(term, changes, batch, _change_fields) for batch in calls]
+        with self._events.write():
+            answers = await self._fenced("apply", term, arguments)
+            for batch, (_, first, *replies) in zip(calls, answers, strict=True):
+                if replies:
+                    for position, reply in zip(batch.positions(), replies, strict=True):
+                        if reply != b"":
+                            verdicts[position] = (
+                                Verdict(VerdictCode.STALE, reply) if reply else MISSING
+                            )
                 else:
-                    verdicts.append(Verdict(VerdictCode.STALE, reply))
+                    self._events.wrote(first, _runs(changes, batch))
         return verdicts
+
+    def _arguments(
+        self,
+        term: int,
+        items: Sequence[_T],
+        batch: Batch,
+        fields: Callable[[_T], Sequence[Argument]],
+    ) -> list[Argument]:
+        arguments: list[Argument] = [term, self._events_kept, batch.tenant]
+        for group, members in batch.groups.items():
+            arguments.append(len(members))
+            arguments += cast("tuple[Argument, ...]", group)
+            for position in members:
+                arguments += fields(items[position])
+        return arguments
 
     async def publish(self, term: int, notices: Sequence[Notice]) -> int:
         chunks = _Chunks((term, self._events_kept))
         for notice in notices:
             chunks.add(1, len(notice.event) + len(notice.progress), notice)
-        return sum([answer[1] for answer in await self._fenced("publish", term, chunks)])
+        answers = await self._fenced("publish", term, chunks.closed())
+        return sum([answer[1] for answer in answers])
 
     async def reserve(self, tenant: str, key: str, body_hash: bytes, now_ms: int) -> Reservation:
         prefix = request_prefix(TenantId(tenant), key, now_ms)
@@ -155,8 +185,8 @@ class RedisTasks:
         if not members:
             return []
         names = [member.decode().split(":", 1) for member in members]
-        specs = await self._link.call_each(
-            [("HGET", f"{KEY_PREFIX}{tenant}:t:{ident}", "spec") for tenant, ident in names]
+        specs = await self._link.call(
+            "MGET", *[f"{KEY_PREFIX}{tenant}:t:{ident}" for tenant, ident in names]
         )
         return [
             Expired(tenant, ident, spec or b"")
@@ -167,7 +197,7 @@ class RedisTasks:
         chunks = _Chunks(())
         for removal in removals:
             labels = removal.labels
-            weight = 1 + len(labels) / _LABELS_AS_ONE_TASK
+            weight = 1 + len(labels) / LABELS_AS_ONE_TASK
             chunks.add(weight, 0, removal[:-1], len(labels), *labels)
         return sum(await self._link.script_each("remove", chunks.closed())) if removals else 0
 
@@ -195,30 +225,15 @@ class RedisTasks:
             chunks.add(1, 0, request, prefix)
         return sum(await self._link.script_each("forget", chunks.closed())) if requests else 0
 
-    async def last(self) -> int:
-        return int(await self._link.call("GET", f"{KEY_PREFIX}seq") or 0)
-
-    async def after(self, seq: int, limit: int) -> list[LogEntry]:
-        return _entries(
-            await self._link.call(
-                "XRANGE", f"{KEY_PREFIX}events", f"{seq + 1}-0", "+", "COUNT", limit
-            )
-        )
-
-    async def wait_after(self, seq: int, limit: int, wait_s: float) -> list[LogEntry]:
-        reply = await self._tail_link.call(
-            *("XREAD", "COUNT", limit, "BLOCK", max(1, int(wait_s * 1000))),
-            *("STREAMS", f"{KEY_PREFIX}events", f"{seq}-0"),
-        )
-        return _entries(reply[0][1]) if reply else []
-
     async def _clock_ms(self) -> int:
         return int(await self._link.call("GET", f"{KEY_PREFIX}clock") or 0)
 
-    async def _fenced(self, script: str, term: int, chunks: _Chunks) -> list[Reply]:
-        if chunks.empty:
+    async def _fenced(
+        self, script: str, term: int, argument_lists: Sequence[Sequence[Argument]]
+    ) -> list[Reply]:
+        if not argument_lists:
             return []
-        answers = await self._link.script_each(script, chunks.closed())
+        answers = await self._link.script_each(script, argument_lists)
         for answer in answers:
             if answer[0] == b"STALE":
                 REFUSED_WRITES.labels("fenced").inc()
@@ -251,10 +266,6 @@ class _Chunks:
         self._weight: float = CHUNK_TASKS
         self._size = 0
 
-    @property
-    def empty(self) -> bool:
-        return not self._lists
-
     def add(self, weight: float, size: int, fields: Sequence[Argument], *more: Argument) -> None:
         if self._weight + weight > CHUNK_TASKS or self._size + size > CHUNK_BYTES:
             self._lists.append(list(self._head))
@@ -269,6 +280,46 @@ class _Chunks:
         return self._lists
 
 
-def _entries(reply: Reply) -> list[LogEntry]:
-    # [[b"17-0", [b"h", head, b"e", event]], ...]
-    return [LogEntry(int(ident[:-2]), fields[1], fields[3]) for ident, fields in reply]
+def _about_creation(task: Creation) -> tuple[str, str, Group, float, int]:
+    labels, state, agent = task.labels, task.state, task.agent
+    head = f"{state}:{task.attempt}:{agent}\n"
+    group = (state, head, agent, task.skill, task.stamp, task.event_head, len(labels), *labels)
+    weight = 1 + len(labels) / LABELS_AS_ONE_TASK
+    return task.tenant, task.id, group, weight, len(task.spec) + len(task.status)
+
+
+def _creation_fields(task: Creation) -> tuple[Argument, ...]:
+    return task.id, task.spec, task.status, task.event
+
+
+def _about_change(change: Change) -> tuple[str, str, Group, float, int]:
+    state, agent, outcome = change.state, change.agent, change.outcome
+    was = f"{change.expect_state}:{change.expect_attempt}:"
+    head = f"{state}:{change.attempt}:{agent}\n"
+    kind = 0 if not outcome else 2 if change.output_blob else 1
+    group = (was, state, head, agent, change.event_head, kind)
+    return change.tenant, change.id, group, 1, len(outcome) + len(change.status)
+
+
+def _change_fields(change: Change) -> tuple[Argument, ...]:
+    outcome = change.outcome
+    if not outcome:
+        return change.id, change.status, change.event
+    if not change.output_blob:
+        return change.id, change.status, change.event, outcome
+    return change.id, change.status, change.event, outcome, change.output_blob
+
+
+def _runs(
+    items: Sequence[Creation] | Sequence[Change], batch: Batch
+) -> list[tuple[bytes, list[bytes]]]:
+    """The events of a call that did all that it was asked for, as the script wrote them."""
+    runs: list[tuple[bytes, list[bytes]]] = []
+    for members in batch.groups.values():
+        head = items[members[0]].event_head.encode()
+        events = [items[position].event for position in members]
+        if runs and runs[-1][0] == head:
+            runs[-1][1].extend(events)
+        else:
+            runs.append((head, events))
+    return runs

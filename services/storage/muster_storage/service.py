@@ -25,6 +25,7 @@ from muster_storage import intake
 from muster_storage.event_feed import EventFeed, EventFilter
 from muster_storage.metrics import REFUSED_WRITES, TASK_WRITES
 from muster_storage.records import (
+    APPLIED,
     MAX_PAGE_BYTES,
     NO_WISH,
     PENDING,
@@ -80,6 +81,9 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
     async def Create(self, request: pb.CreateRequest, context: Any) -> pb.CreateResponse:
         tasks = intake.creations(request, wall_ms())
         created = await self._store.tasks.create(request.term, tasks)
+        if request.brief and not any(created.standing):
+            TASK_WRITES.labels("create").inc(len(tasks))
+            return pb.CreateResponse(clock_ms=created.clock_ms)
         results = []
         for standing in created.standing:
             if not standing:
@@ -95,6 +99,9 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
     async def Apply(self, request: pb.ApplyRequest, context: Any) -> pb.ApplyResponse:
         changes = intake.changes(request, wall_ms())
         verdicts = await self._store.tasks.apply(request.term, changes)
+        if request.brief and verdicts.count(APPLIED) == len(verdicts):
+            TASK_WRITES.labels("apply").inc(len(verdicts))
+            return pb.ApplyResponse()
         results = []
         stale = missing = 0
         for verdict in verdicts:

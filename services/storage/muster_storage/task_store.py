@@ -7,7 +7,7 @@ been done. Times called `clock` are cluster milliseconds: a counter that only a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from muster_storage.records import (
@@ -17,6 +17,7 @@ from muster_storage.records import (
     DeleteVerdict,
     Drop,
     Expired,
+    LogBatch,
     LogEntry,
     LogRef,
     Notice,
@@ -111,8 +112,19 @@ class EventLog(Protocol):
         """The oldest kept events with higher numbers."""
         ...
 
-    async def wait_after(self, seq: int, limit: int, wait_s: float) -> list[LogEntry]:
-        """As `after`, but waits for the first one; empty when none comes within `wait_s`."""
+    async def wait_beyond(self, seq: int, wait_s: float) -> int:
+        """Number of the newest event, as soon as it is higher; else `seq`, after `wait_s`."""
+        ...
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        """`heard` is told of events as this process writes them, and None when all its writes
+        that were under way have ended. Not all events come this way: whoever finds a hole in
+        their numbers reads the log."""
+        ...
+
+    @property
+    def writing(self) -> bool:
+        """Whether a write is under way of which `heard` will be told."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from muster_storage.records import LogEntry, Row
+from muster_storage.records import Row
 
 # Tag of field n with length-delimited content: n << 3 | 2.
 _FIELD_1, _FIELD_2, _FIELD_3, _FIELD_4 = b"\x0a", b"\x12", b"\x1a", b"\x22"
@@ -57,10 +57,10 @@ def repeated_first_field(messages: Iterable[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def framed_event(entry: LogEntry) -> bytes:
+def framed_event(seq: int, event: bytes) -> bytes:
     """Field 1 of a TailResponse: the event with its number as its id."""
-    ident = b"%d" % entry.seq
-    size = len(entry.event) + 2 + len(ident)
+    ident = b"%d" % seq
+    size = len(event) + 2 + len(ident)
     return b"".join(
-        (_FIELD_1, varint(size), entry.event, _FIELD_1, len(ident).to_bytes(1, "little"), ident)
+        (_FIELD_1, varint(size), event, _FIELD_1, len(ident).to_bytes(1, "little"), ident)
     )

@@ -44,7 +44,7 @@ _DRAIN_MARGIN_S: Final = 12.0
 _LAST_WORDS_S: Final = 2.0
 # So long the next runtime waits for the leader to hear of the last one's end. With a session that
 # takes some milliseconds; without a leader work should not wait for one.
-_NEWS_FIRST_S: Final = 1.0
+_NEWS_FIRST_S: Final = 3.0
 _TOLD_STEP_S: Final = 0.01
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from muster import grpc_poller
 from muster.agent import wire
 from muster.agent.zygote_settings import ZygoteSettings
 from muster.domain.errors import SkillImportError
@@ -24,6 +25,9 @@ _MAX_FDS: Final = 64
 _FDS_PER_PROCESS: Final = 3
 
 OnMessage = Callable[[Any, tuple[int, ...]], None]
+
+
+_OUR_GRPC = (grpc_poller.VARIABLE, grpc_poller.OURS)
 
 
 class ZygoteLink:
@@ -45,7 +49,8 @@ class ZygoteLink:
             arguments,
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            env=dict(environ),
+            # What skills do with gRPC is theirs to choose.
+            env={name: value for name, value in environ.items() if (name, value) != _OUR_GRPC},
         )
         theirs.close()
         self._frames = wire.FrameBuffer()

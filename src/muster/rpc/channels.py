@@ -38,7 +38,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # A restarted peer is met again at once, not after gRPC's default of 20 s.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # Also how long the first attempt to connect may take (never less than 100 ms): a peer that
+    # stalls for a moment is not absent. One that refuses is told at once all the same.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
     # Channels to the same address must not share a connection that one of them has given up.

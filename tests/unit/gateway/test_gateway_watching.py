@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.polling import HANG_S
 
 from muster.domain.errors import Overloaded
 from muster_gateway.watching import WatchBoard
@@ -35,7 +36,7 @@ async def test_waiting_ends_with_the_event_and_not_before() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         board.note("t", "a", ended=True)
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, HANG_S)
         assert watch.take(1) == ["a"]
 
 
@@ -51,7 +52,7 @@ async def test_what_has_come_before_the_wait_ends_it_at_once() -> None:
     board = WatchBoard()
     with board.watch(("a",)) as watch:
         board.note("t", "a", ended=True)
-        await asyncio.wait_for(watch.wait(60), 5)
+        await asyncio.wait_for(watch.wait(60), HANG_S)
 
 
 async def test_standing_follows_the_events_and_the_tenant() -> None:

@@ -89,9 +89,9 @@ async def test_a_killed_child_is_started_again_at_once(
     nursery.started = True
     nursery.start([part(tmp_path, COUNT, str(tmp_path / "pids"))])
     child = nursery.children["child"]
-    await eventually(lambda: len(pids_in(tmp_path / "pids")) == 1, within_s=30)
+    await eventually(lambda: len(pids_in(tmp_path / "pids")) == 1)
     os.kill(child.pid, signal.SIGKILL)
-    await eventually(lambda: len(pids_in(tmp_path / "pids")) == 2, within_s=30)
+    await eventually(lambda: len(pids_in(tmp_path / "pids")) == 2)
     assert said == ["child was killed by SIGKILL; it is started again now"]
     assert pids_in(tmp_path / "pids")[1] == child.pid
 
@@ -119,7 +119,7 @@ async def test_exit_78_later_keeps_it_away(
 ) -> None:
     nursery.started = True
     nursery.start([part(tmp_path, COUNT, str(tmp_path / "pids"), "78")])
-    await eventually(lambda: bool(said), within_s=30)
+    await eventually(lambda: bool(said))
     assert said == ["child ended with exit code 78 and stays away: my last words"]
     assert nursery.children["child"].ended.is_set()
 
@@ -129,7 +129,7 @@ async def test_an_agent_that_leaves_stays_away(
 ) -> None:
     nursery.started = True
     nursery.start([part(tmp_path, COUNT, str(tmp_path / "pids"), "0", may_leave=True)])
-    await eventually(lambda: bool(said), within_s=30)
+    await eventually(lambda: bool(said))
     assert said == ["child ended with exit code 0 and stays away"]
 
 
@@ -159,7 +159,7 @@ async def test_end_reaches_a_child_that_is_stopped(nursery: Nursery, tmp_path: P
 async def test_a_stubborn_child_is_killed(nursery: Nursery, tmp_path: Path) -> None:
     nursery.start([part(tmp_path, STUBBORN)])
     child = nursery.children["child"]
-    await eventually(lambda: "deaf" in child.log.read_text(), within_s=30)
+    await eventually(lambda: "deaf" in child.log.read_text())
     assert await nursery.end([child], 0.1) == ["child"]
     assert not psutil.pid_exists(child.pid)
 
@@ -167,7 +167,7 @@ async def test_a_stubborn_child_is_killed(nursery: Nursery, tmp_path: Path) -> N
 async def test_hurry_cuts_the_grace_short(nursery: Nursery, tmp_path: Path) -> None:
     nursery.start([part(tmp_path, STUBBORN)])
     child = nursery.children["child"]
-    await eventually(lambda: "deaf" in child.log.read_text(), within_s=30)
+    await eventually(lambda: "deaf" in child.log.read_text())
     hurry = asyncio.Event()
     hurry.set()
     async with asyncio.timeout(30):
@@ -180,14 +180,14 @@ def test_children_die_with_their_parent(tmp_path: Path, number: signal.Signals) 
         child = psutil.Process(int(readline(parent)))
         parent.send_signal(number)
         parent.wait()
-        asyncio.run(eventually(lambda: is_dead(child), within_s=30))
+        asyncio.run(eventually(lambda: is_dead(child)))
 
 
 def test_what_a_dead_child_leaves_behind_is_killed(tmp_path: Path) -> None:
     with family(tmp_path) as parent:
         child = int(readline(parent))
         log = tmp_path / "family.log"
-        asyncio.run(eventually(lambda: log.exists() and bool(log.read_text()), within_s=30))
+        asyncio.run(eventually(lambda: log.exists() and bool(log.read_text())))
         grandchild = psutil.Process(int(log.read_text()))
         assert grandchild.ppid() == child
         os.kill(child, signal.SIGKILL)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.polling import HANG_S
+from tests.real_servers import free_port
 
 from muster.local.ports import SERVICES
 
@@ -58,7 +60,7 @@ class Cluster:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
 
@@ -122,7 +124,7 @@ def test_after_kill_9_nothing_is_left_and_up_takes_over(cluster: Cluster) -> Non
     parent = cluster.parent()
     children = parent.children(recursive=True)
     parent.kill()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=HANG_S)
     assert alive == []
     assert cluster.up()["url"] == first["url"]
 
@@ -136,7 +138,7 @@ def test_foreground_prints_one_line_and_stays_until_told(cluster: Cluster) -> No
         assert ready["pid"] == process.pid
         children = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(HANG_S) == 0
         assert process.stdout.read() == ""
     assert not any(alive(child) for child in children)
 
@@ -144,15 +146,14 @@ def test_foreground_prints_one_line_and_stays_until_told(cluster: Cluster) -> No
 def test_a_dead_service_is_started_again(cluster: Cluster) -> None:
     cluster.up()
     parent = cluster.parent()
-    storage = next(c for c in parent.children() if "muster_storage" in c.cmdline())
+    storage = next(c for c in parent.children() if "muster_storage" in _cmdline(c))
     storage.kill()
-    give_up = time.monotonic() + 10
-    while not any(
-        c.pid != storage.pid and "muster_storage" in " ".join(_cmdline(c))
-        for c in parent.children()
-    ):
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+    within(
+        lambda: any(
+            c.pid != storage.pid and "muster_storage" in " ".join(_cmdline(c))
+            for c in parent.children()
+        )
+    )
     assert "storage was killed by SIGKILL" in (cluster.state / "logs" / "up.log").read_text()
 
 
@@ -212,11 +213,11 @@ def test_a_port_that_is_taken_while_it_starts_is_replaced_unless_it_was_given(
         text=True,
     ) as process:
         remembered = cluster.state / "cluster.json"
-        within(30, remembered.exists)
+        within(remembered.exists)
         ports = json.loads(remembered.read_text())["ports"]
         with socket.create_server(("127.0.0.1", ports["http"])):
             go_on.touch()
-            said, errors = process.communicate(timeout=60)
+            said, errors = process.communicate(timeout=150)
     if given:
         assert process.returncode == 1
         assert said == ""
@@ -234,16 +235,10 @@ def test_a_port_that_is_taken_while_it_starts_is_replaced_unless_it_was_given(
         assert f"another program has taken port {ports['http']}" in log
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def within(seconds: float, check: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + seconds
+def within(check: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + HANG_S
     while not check():
-        assert time.monotonic() < give_up, f"it did not come true within {seconds:g} s"
+        assert time.monotonic() < give_up, f"it did not come true within {HANG_S:g} s"
         time.sleep(0.01)
 
 
@@ -261,13 +256,10 @@ def test_a_stop_during_the_start_leaves_nothing(cluster: Cluster) -> None:
         cluster.argv("up"), env=cluster.environ, stderr=subprocess.PIPE, text=True
     ) as process:
         parent = psutil.Process(process.pid)
-        give_up = time.monotonic() + 10
-        while len(parent.children()) < 7:
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        within(lambda: len(parent.children()) >= 7)
         children = parent.children()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 1
+        assert process.wait(HANG_S) == 1
         assert process.stderr is not None
         assert "stopped before it was ready" in process.stderr.read()
     assert not any(alive(child) for child in children)
@@ -291,7 +283,7 @@ def test_a_closed_terminal_ends_it_unless_that_is_ignored(cluster: Cluster, igno
         if ignored:
             assert cluster.run("up").returncode == 1
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(HANG_S) == 0
 
 
 def test_a_reader_that_has_seen_enough_does_not_end_it(cluster: Cluster) -> None:
@@ -302,11 +294,8 @@ def test_a_reader_that_has_seen_enough_does_not_end_it(cluster: Cluster) -> None
         assert process.stderr is not None
         process.stdout.close()
         profile = Path(cluster.environ["MUSTER_PROFILE"])
-        give_up = time.monotonic() + 30
-        while not profile.exists():
-            assert time.monotonic() < give_up
-            time.sleep(0.02)
+        within(profile.exists)
         assert cluster.run("up").returncode == 1
         assert cluster.run("down").returncode == 0
-        assert process.wait(30) == 0
+        assert process.wait(HANG_S) == 0
         assert process.stderr.read() == b""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.polling import HANG_S
 
 from muster.api.v1 import registry_pb2, registry_pb2_grpc
 from muster.domain.errors import (
@@ -64,7 +65,7 @@ async def served() -> AsyncIterator[tuple[_Registry, ServiceChannel]]:
 
 
 async def _list(
-    channel: ServiceChannel, streamed: bool, timeout_s: float = 5.0, retry: bool = False
+    channel: ServiceChannel, streamed: bool, timeout_s: float = HANG_S, retry: bool = False
 ) -> Any:
     request = registry_pb2.ListAgentsRequest()
     return await channel.call(
@@ -162,6 +163,42 @@ async def test_a_repeat_turns_to_the_address_that_lives(
     assert (await _list(channel, streamed, retry=True)).revision == 7
     assert channel.address == good.address
     await channel.close()
+
+
+async def test_a_peer_that_is_slow_to_answer_a_connection_is_not_absent(
+    served: tuple[_Registry, ServiceChannel],
+) -> None:
+    _, good = served
+    host, _, port = good.address.rpartition(":")
+    answers: list[asyncio.Task[None]] = []
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while chunk := await source.read(65_536):
+            sink.write(chunk)
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.25)
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        both = ((reader, far_writer), (far_reader, writer))
+        answers.extend(asyncio.create_task(pump(*ends)) for ends in both)
+
+    server = await asyncio.start_server(slowly, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with asyncio.timeout(HANG_S):
+        while True:
+            # Each time the first attempt of a channel; a machine that stalls may need several.
+            channel = ServiceChannel([address], secret=SECRET, what="registry")
+            try:
+                assert (await _list(channel, streamed=False)).revision == 7
+                break
+            except Unavailable:
+                continue
+            finally:
+                await channel.close()
+    server.close()
+    for answer in answers:
+        answer.cancel()
+    await asyncio.gather(*answers, return_exceptions=True)
 
 
 def test_a_service_listens_on_loopback_only_without_mtls() -> None:

@@ -58,6 +58,21 @@ def test_a_task_that_came_back_says_why_and_prefers_other_agents(bench: Bench) -
     assert task.status.avoid == (A,)
 
 
+def test_what_came_back_waits_once_although_others_wait_like_it() -> None:
+    """It changes lines, for it avoids the agent now."""
+    bench = Bench()
+    bench.join(A, slots=2)
+    every = [bench.admit() for _ in range(5)]
+    bench.settle()
+    passes(bench, UNSTARTED_MS + SEEN_MS, A)
+    queue = bench.state.queue
+    assert sorted(t.id for line in queue.lines() for t in line) == [t.id for t in every]
+    assert sum(line.count for line in queue.lines()) == len(queue) == len(every)
+    bench.join(B)
+    bench.settle()
+    assert [task.status.agent for task in every] == [B] * len(every)
+
+
 def test_what_has_started_or_is_not_durable_is_not_waited_for(bench: Bench) -> None:
     running = bench.run()
     bench.admit()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tests.polling import eventually
+from tests.polling import HANG_S, eventually
 from tests.unit.scheduler.core_bench import ident, record
 
 from muster.api.v1 import scheduler_pb2, storage_pb2, task_pb2
@@ -125,7 +125,7 @@ async def written(
     writer.add(writes)
     work = asyncio.create_task(writer.run())
     ended = asyncio.create_task(all_answered.wait())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
     ended.cancel()
     work.cancel()
@@ -220,7 +220,7 @@ async def test_two_calls_are_under_way_and_the_rest_gathers() -> None:
             await asyncio.sleep(0)
     assert asked == [1] * CALLS_AT_ONCE
     gate.set()
-    await eventually(lambda: len(answered) == 6, within_s=20)
+    await eventually(lambda: len(answered) == 6)
     assert asked == [1, 1, 4]
     assert writer.idle
     work.cancel()
@@ -335,7 +335,7 @@ async def test_a_flush_that_fails_ends_the_lead(monkeypatch: pytest.MonkeyPatch)
     leader = leader_with(fine)
     leader.state.place_again = True
     with pytest.raises(ExceptionGroup) as failed:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             await leader.run()
     assert failed.group_contains(ZeroDivisionError)
     assert leader.over
@@ -393,7 +393,7 @@ async def test_a_cancellation_is_answered_once_it_is_durable_even_of_a_task_stor
     agents.registered(leader.state, record(A), leader.now())
     hello = scheduler_pb2.SessionHello(agent=A, role=scheduler_pb2.SESSION_ROLE_RUNTIME)
     open_session(leader, scheduler_pb2.SessionRequest(incarnation=1, hello=hello))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await leader.submit([spec])
         await looked_up.wait()
         await asyncio.sleep(0.05)

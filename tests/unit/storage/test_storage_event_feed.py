@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+from tests.polling import HANG_S, eventually
 
 from muster.api.v1 import storage_pb2 as pb
 from muster.domain.errors import Overloaded, Unavailable
 from muster_storage import event_feed
 from muster_storage.event_feed import EventFeed, EventFilter
 from muster_storage.memory_store import MemoryStore
-from muster_storage.records import LogEntry, event_head
+from muster_storage.records import LogBatch, LogEntry, event_head
 from muster_storage.task_store import EventLog
 
 EVERYTHING = EventFilter()
@@ -32,7 +33,7 @@ class Tail:
         self.gaps: list[int] = []
 
     async def step(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             batch = await anext(self.batches)
         message = pb.TailResponse.FromString(batch.frames)
         self.seen += [int(event.id) for event in message.events]
@@ -226,9 +227,12 @@ class FlakyLog:
     def __init__(self) -> None:
         self.store = MemoryStore(KEPT)
         self.down = False
+        # How often somebody has noticed.
+        self.refused = 0
 
     def _check(self) -> None:
         if self.down:
+            self.refused += 1
             raise Unavailable("redis", "cut off by the test")
 
     async def last(self) -> int:
@@ -239,11 +243,18 @@ class FlakyLog:
         self._check()
         return await self.store.events.after(seq, limit)
 
-    async def wait_after(self, seq: int, limit: int, wait_s: float) -> list[LogEntry]:
+    async def wait_beyond(self, seq: int, wait_s: float) -> int:
         self._check()
-        entries = await self.store.events.wait_after(seq, limit, 0.01)
+        last = await self.store.events.wait_beyond(seq, 0.01)
         self._check()
-        return entries
+        return last
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        pass
+
+    @property
+    def writing(self) -> bool:
+        return False
 
 
 async def test_an_outage_of_the_log_is_only_a_pause() -> None:
@@ -266,7 +277,8 @@ async def test_a_log_that_lost_its_end_is_a_gap() -> None:
         await tail.until(10)
         waiting = asyncio.create_task(tail.step())
         log.down = True
-        await asyncio.sleep(0.05)
+        log.refused = 0
+        await eventually(lambda: log.refused > 0)
         log.store = MemoryStore(KEPT)
         write(log.store, 4)
         log.down = False
@@ -311,3 +323,70 @@ async def test_a_feed_that_closes_ends_its_subscribers() -> None:
         feed.close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+class OwnLog(FlakyLog):
+    """A log of a process whose own writes are always under way; the test tells of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.heard: Callable[[LogBatch | None], None] = lambda batch: None
+        # While it is set, answers with events are held back.
+        self.held: asyncio.Event | None = None
+        self.reads = 0
+
+    async def after(self, seq: int, limit: int) -> list[LogEntry]:
+        if self.full:
+            self.refused += 1
+            raise Overloaded("storage: full, says the test")
+        entries = await super().after(seq, limit)
+        self.reads += 1
+        if self.held is not None:
+            await self.held.wait()
+        return entries
+
+    def attend(self, heard: Callable[[LogBatch | None], None]) -> None:
+        self.heard = heard
+
+    @property
+    def writing(self) -> bool:
+        return True
+
+
+async def test_own_writes_that_nobody_tells_of_hide_no_others() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
+        write(log.store, 3)
+        await tail.until(3)
+        write(log.store, 1)
+        await tail.until(4)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3, 4], [])
+
+
+async def test_an_own_write_heard_while_the_log_is_read_comes_once() -> None:
+    log = OwnLog()
+    log.held = asyncio.Event()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
+        write(log.store, 2)
+        await eventually(lambda: log.reads > 0)
+        log.heard(LogBatch(1, [(b"2:1:default", [b""])]))
+        log.held.set()
+        await tail.until(2)
+        write(log.store, 1)
+        await tail.until(3)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3], [])
+
+
+async def test_a_log_that_takes_no_more_calls_is_read_later() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
+        log.full = True
+        write(log.store, 3)
+        await eventually(lambda: log.refused > 1)
+        log.full = False
+        await tail.until(3)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3], [])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from muster.api.v1 import storage_pb2 as pb
 from muster.api.v1 import task_pb2
-from muster_storage.records import LogEntry, Row
+from muster_storage.records import Row
 from muster_storage.wire import (
     framed_event,
     number_field,
@@ -54,6 +54,6 @@ def test_an_unknown_task_is_empty() -> None:
 @given(st.integers(1, 2**53), blobs)
 def test_an_event_is_framed_with_its_id(seq: int, partial: bytes) -> None:
     event = pb.Event(kind=pb.EVENT_KIND_TASK_PROGRESS, partial_json=partial, term=3)
-    frame = framed_event(LogEntry(seq, b"", event.SerializeToString()))
+    frame = framed_event(seq, event.SerializeToString())
     event.id = str(seq)
     assert pb.TailResponse.FromString(frame * 2) == pb.TailResponse(events=[event, event])

@@ -194,13 +194,10 @@ def _will_be_acknowledged(task: OpenTask, ref: AttemptRef) -> bool:
 
 def take_back(state: ClusterState, task: OpenTask, why: str, now: Now) -> None:
     """Its agent lives and did not begin it: others are asked first from now on."""
-    agent = task.status.agent
+    # Noted first: a task that waits stands in its line, and must not be taken out to change lines.
+    avoid = tuple(dict.fromkeys((*task.status.avoid, task.status.agent)))[-MAX_AVOID:]
+    task.status = replace(task.status, avoid=avoid)
     lost(state, task, why, False, now)
-    if task.status.state is TaskState.PENDING:
-        avoid = tuple(dict.fromkeys((*task.status.avoid, agent)))[-MAX_AVOID:]
-        state.unqueue(task)
-        state.decide(task, replace(task.status, avoid=avoid))
-        _wait(state, task, now)
 
 
 def lost(

@@ -31,12 +31,11 @@ for i = 1, math.min(#ids, most_ids) do
     end
   end
   if wanted then
-    local row = call('HMGET', task_key(tenant, id), 'spec', 'st', 'out', 'p')
-    for f = 1, 4 do
-      row[f] = row[f] or ''
-      bytes = bytes + #row[f]
+    local row, size = row_of(tenant, id)
+    if row then
+      bytes = bytes + size
+      answer[#answer + 1] = row
     end
-    answer[#answer + 1] = row
   end
 end
 if seen < #ids then

@@ -14,11 +14,15 @@ for i = 3, #ARGV, 6 do
   local id = ARGV[i + 1]
   local wanted = true
   if id ~= '' then
-    local key = task_key(ARGV[i], id)
-    local row = call('HMGET', key, 's', 'a')
-    wanted = (row[1] == '2' or row[1] == '3') and row[2] == ARGV[i + 2]
+    local key = standing_key(ARGV[i], id)
+    local standing = call('GET', key) or ''
+    local state, attempt = string.match(standing, '^.(%d):(%d+):')
+    wanted = (state == '2' or state == '3') and attempt == ARGV[i + 2]
     if wanted and ARGV[i + 3] ~= '' then
-      call('HSET', key, 'p', ARGV[i + 3])
+      call('HSET', extras_key(ARGV[i], id), 'p', ARGV[i + 3])
+      if string.sub(standing, 1, 1) == '0' then
+        call('SETRANGE', key, 0, '1')
+      end
     end
   end
   if wanted then

@@ -3,16 +3,9 @@
 -- holds that many bytes.
 local answer, bytes, most = {}, 0, tonumber(ARGV[2])
 for i = 3, #ARGV do
-  local row = call('HMGET', task_key(ARGV[1], ARGV[i]), 'spec', 'st', 'out', 'p')
-  if row[1] then
-    for f = 1, 4 do
-      row[f] = row[f] or ''
-      bytes = bytes + #row[f]
-    end
-    answer[#answer + 1] = row
-  else
-    answer[#answer + 1] = false
-  end
+  local row, size = row_of(ARGV[1], ARGV[i])
+  answer[#answer + 1] = row or false
+  bytes = bytes + (size or 0)
   if bytes >= most then
     break
   end

@@ -4,21 +4,23 @@ local removed = 0
 local i, n = 1, #ARGV
 while i <= n do
   local tenant, id, skill, labels = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  local key = task_key(tenant, id)
-  local row = call('HMGET', key, 's', 'g', 'ob')
-  if row[1] and tonumber(row[1]) >= 4 then
+  local standing = call('GET', standing_key(tenant, id))
+  local extras, state, agent = string.match(standing or '', '^(.)(%d):%d+:(.-)\n')
+  local ended = state and tonumber(state) >= 4
+  if ended then
     local index = P .. tenant .. ':i:'
-    move(index .. 'all', id, false)
-    move(index .. 's:' .. row[1], id, false)
-    move(index .. 'k:' .. skill, id, false)
-    if row[2] ~= '' then
-      move(index .. 'a:' .. row[2], id, false)
+    take_from(index .. 'all', id)
+    take_from(index .. 's:' .. state, id)
+    take_from(index .. 'k:' .. skill, id)
+    if agent ~= '' then
+      take_from(index .. 'a:' .. agent, id)
     end
     for l = i + 4, i + 3 + labels do
-      move(index .. 'l:' .. ARGV[l], id, false)
+      take_from(index .. 'l:' .. ARGV[l], id)
     end
-    if row[3] and row[3] ~= '' then
-      release_blob(tenant, row[3], 'o:' .. id)
+    local blob = extras == '1' and call('HGET', extras_key(tenant, id), 'ob')
+    if blob then
+      release_blob(tenant, blob, 'o:' .. id)
     end
     local logs = P .. tenant .. ':l:' .. id
     for _, field in ipairs(call('HKEYS', logs)) do
@@ -27,7 +29,8 @@ while i <= n do
         release_blob(tenant, call('HGET', logs, field), 'l:' .. id .. ':' .. attempt)
       end
     end
-    call('DEL', key, logs)
+    local kept = { spec_key(tenant, id), standing_key(tenant, id), outcome_key(tenant, id) }
+    call('DEL', extras_key(tenant, id), logs, unpack(kept))
     -- A repeated request must not make anew what has run.
     local request = call('GET', P .. tenant .. ':rp:' .. string.sub(id, 1, 22))
     if request then
@@ -35,10 +38,10 @@ while i <= n do
     end
     removed = removed + 1
   end
-  if not row[1] or tonumber(row[1]) >= 4 then
+  if ended or not standing then
     call('ZREM', P .. 'ended', tenant .. ':' .. id)
   end
   i = i + 4 + labels
 end
-write_moves()
+write_indexes()
 return removed

@@ -3,7 +3,7 @@
 local taken = 0
 for i = 1, #ARGV, 5 do
   local tenant, id, attempt, sha = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if call('EXISTS', task_key(tenant, id)) == 1 then
+  if call('EXISTS', standing_key(tenant, id)) == 1 then
     local logs = P .. tenant .. ':l:' .. id
     local before = call('HGET', logs, attempt .. ':b')
     call('HSET', logs, attempt, ARGV[i + 4], attempt .. ':b', sha)

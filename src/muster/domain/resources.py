@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Self
+from typing import Self, TypeAlias
 
 from muster.domain.errors import InvalidInput
 from muster.domain.quantity import MAX_AMOUNT, Unit, format_quantity, parse_quantity
@@ -21,6 +21,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _NAME_LIMIT = "must be 1 to 63 of a-z, 0-9, '_', '.' and '-', beginning with a letter"
 
 _MILLIS_PER_DEVICE = 1000
+
+# Indices of the devices that an attempt is given, ascending, by resource in the order of names.
+GivenDevices: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class ResourceKind(Enum):

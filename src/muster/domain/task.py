@@ -9,7 +9,7 @@ import msgspec
 
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import DEFAULT_TENANT, AgentId, TaskId, TenantId
-from muster.domain.resources import ResourceVector
+from muster.domain.resources import GivenDevices, ResourceVector
 from muster.domain.task_lifecycle import TaskState
 
 # A batch of this many tasks of 1 KiB fills the body limit of 10 MiB.
@@ -160,6 +160,7 @@ class TaskStatus(msgspec.Struct, frozen=True):
 
     `not_before_clock_ms`: a retry waits until then. `why` says in one sentence what a PENDING
     task waits for, or why the last attempt was given up. `avoid` are agents that failed it.
+    `devices` are those of the agent that the attempt was given.
     """
 
     state: TaskState = TaskState.PENDING
@@ -178,6 +179,7 @@ class TaskStatus(msgspec.Struct, frozen=True):
     avoid: tuple[AgentId, ...] = ()
     why: str = ""
     outcome: Outcome | None = None
+    devices: GivenDevices = ()
 
 
 class Task(msgspec.Struct, frozen=True):

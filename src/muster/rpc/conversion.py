@@ -11,7 +11,7 @@ from muster.domain.agent import AgentRecord, AgentSpec, SkillOffer
 from muster.domain.agent_lifecycle import AgentState, AgentWish
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId, TenantId
-from muster.domain.resources import ResourceVector
+from muster.domain.resources import GivenDevices, ResourceVector
 from muster.domain.task import (
     Constraint,
     Lifetime,
@@ -241,6 +241,13 @@ def fill_status(message: task_pb2.TaskStatus, status: TaskStatus) -> None:
         message.not_before_clock_ms = status.not_before_clock_ms
     if status.why:
         message.why = status.why
+    for resource, indices in status.devices:
+        message.devices.add(resource=resource, indices=indices)
+
+
+def devices_from_proto(messages: Iterable[task_pb2.GivenDevices]) -> GivenDevices:
+    """The devices that an attempt was given."""
+    return tuple([(m.resource, tuple(m.indices)) for m in messages])
 
 
 def status_from_proto(
@@ -263,6 +270,7 @@ def status_from_proto(
         not_before_clock_ms=message.not_before_clock_ms,
         avoid=tuple(AgentId(a) for a in message.avoid) if message.avoid else (),
         why=message.why,
+        devices=devices_from_proto(message.devices) if message.devices else (),
         outcome=outcome_from_proto(outcome) if outcome is not None and outcome.kind else None,
     )
 

@@ -917,12 +917,17 @@ class Assignment(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     incarnation: _builtins.int
     timeout_ms: _builtins.int
     """What is left of the total deadline when less than timeout; 0 = none."""
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.GivenDevices]:
+        """What spec.resources asks for of kind device: which ones."""
+
     def __init__(
         self,
         *,
@@ -930,10 +935,11 @@ class Assignment(_message.Message):
         attempt: _builtins.int = ...,
         incarnation: _builtins.int = ...,
         timeout_ms: _builtins.int = ...,
+        devices: _abc.Iterable[_task_pb2.GivenDevices] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "incarnation", b"incarnation", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "devices", b"devices", "incarnation", b"incarnation", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

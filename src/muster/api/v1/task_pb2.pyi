@@ -343,6 +343,31 @@ class Outcome(_message.Message):
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
+class GivenDevices(_message.Message):
+    """Indices, ascending, of the devices of one resource that an attempt is given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indices", b"indices", "resource", b"resource"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenDevices: _TypeAlias = GivenDevices  # noqa: Y015
+
+@_typing.final
 class TaskStatus(_message.Message):
     """All of a task that changes, except its outcome."""
 
@@ -364,6 +389,7 @@ class TaskStatus(_message.Message):
     NOT_BEFORE_CLOCK_MS_FIELD_NUMBER: _builtins.int
     AVOID_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     version: Global___SchemaVersion.ValueType
     state: Global___TaskState.ValueType
     attempt: _builtins.int
@@ -381,6 +407,10 @@ class TaskStatus(_message.Message):
     why: _builtins.str
     @_builtins.property
     def avoid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenDevices]:
+        """Of the present or last attempt, by resource in the order of names."""
+
     def __init__(
         self,
         *,
@@ -400,10 +430,11 @@ class TaskStatus(_message.Message):
         not_before_clock_ms: _builtins.int = ...,
         avoid: _abc.Iterable[_builtins.str] | None = ...,
         why: _builtins.str = ...,
+        devices: _abc.Iterable[Global___GivenDevices] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_deaths", b"agent_deaths", "assigned_at_ms", b"assigned_at_ms", "attempt", b"attempt", "avoid", b"avoid", "created_clock_ms", b"created_clock_ms", "ended_at_ms", b"ended_at_ms", "failures", b"failures", "incarnation", b"incarnation", "not_before_clock_ms", b"not_before_clock_ms", "started_at_ms", b"started_at_ms", "started_clock_ms", b"started_clock_ms", "state", b"state", "version", b"version", "why", b"why", "wish", b"wish"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_deaths", b"agent_deaths", "assigned_at_ms", b"assigned_at_ms", "attempt", b"attempt", "avoid", b"avoid", "created_clock_ms", b"created_clock_ms", "devices", b"devices", "ended_at_ms", b"ended_at_ms", "failures", b"failures", "incarnation", b"incarnation", "not_before_clock_ms", b"not_before_clock_ms", "started_at_ms", b"started_at_ms", "started_clock_ms", b"started_clock_ms", "state", b"state", "version", b"version", "why", b"why", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

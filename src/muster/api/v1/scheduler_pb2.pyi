@@ -63,6 +63,47 @@ AGENT_ACTION_DRAIN: AgentAction.ValueType  # 3
 AGENT_ACTION_RESTART: AgentAction.ValueType  # 4
 Global___AgentAction: _TypeAlias = AgentAction  # noqa: Y015
 
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
+    CHANGE_KIND_CUT: _ChangeKind.ValueType  # 1
+    """The task asks for to_amount instead of from_amount of `resource`."""
+    CHANGE_KIND_RAISE_MAX: _ChangeKind.ValueType  # 2
+    """The task's constraint `constraint` (op max) takes to_amount instead of from_amount."""
+    CHANGE_KIND_LIFT_CONSTRAINT: _ChangeKind.ValueType  # 3
+    """The task goes without `constraint`."""
+    CHANGE_KIND_DROP_AVOID: _ChangeKind.ValueType  # 4
+    """The task may go to agents that failed it."""
+    CHANGE_KIND_UNCORDON: _ChangeKind.ValueType  # 5
+    """The operator uncordons `agent`."""
+    CHANGE_KIND_ADD_AGENT: _ChangeKind.ValueType  # 6
+    """One more agent with `skill`, `labels` and room for `capacity`; its id is `agent` where the
+    task asks for an id.
+    """
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper): ...
+
+CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
+CHANGE_KIND_CUT: ChangeKind.ValueType  # 1
+"""The task asks for to_amount instead of from_amount of `resource`."""
+CHANGE_KIND_RAISE_MAX: ChangeKind.ValueType  # 2
+"""The task's constraint `constraint` (op max) takes to_amount instead of from_amount."""
+CHANGE_KIND_LIFT_CONSTRAINT: ChangeKind.ValueType  # 3
+"""The task goes without `constraint`."""
+CHANGE_KIND_DROP_AVOID: ChangeKind.ValueType  # 4
+"""The task may go to agents that failed it."""
+CHANGE_KIND_UNCORDON: ChangeKind.ValueType  # 5
+"""The operator uncordons `agent`."""
+CHANGE_KIND_ADD_AGENT: ChangeKind.ValueType  # 6
+"""One more agent with `skill`, `labels` and room for `capacity`; its id is `agent` where the
+task asks for an id.
+"""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
+
 class _SessionRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -357,6 +398,11 @@ class ExplainResponse(_message.Message):
     EXCLUDED_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
     SMALLEST_CHANGE_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    ETA_MS_FIELD_NUMBER: _builtins.int
+    ETA_WHY_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     state: _task_pb2.TaskState.ValueType
     summary: _builtins.str
@@ -365,9 +411,21 @@ class ExplainResponse(_message.Message):
     queue_length: _builtins.int
     agents: _builtins.int
     smallest_change: _builtins.str
+    eta_ms: _builtins.int
+    """Milliseconds from now until it is expected to start; unset = not known, eta_why says why."""
+    eta_why: _builtins.str
+    strategy: _builtins.str
     @_builtins.property
     def excluded(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Reason to number of agents excluded by it."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CandidateScore]:
+        """The best agents by the policy's strategy, the best first; of a placed task its own among them."""
+
+    @_builtins.property
+    def change(self) -> Global___PlacingChange:
+        """The change of smallest_change in parts that a program can carry out."""
 
     def __init__(
         self,
@@ -380,14 +438,495 @@ class ExplainResponse(_message.Message):
         excluded: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         agents: _builtins.int = ...,
         smallest_change: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___CandidateScore] | None = ...,
+        eta_ms: _builtins.int | None = ...,
+        eta_why: _builtins.str = ...,
+        change: Global___PlacingChange | None = ...,
+        strategy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "change", b"change", "eta_ms", b"eta_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "agents", b"agents", "candidates", b"candidates", "change", b"change", "eta_ms", b"eta_ms", "eta_why", b"eta_why", "excluded", b"excluded", "found", b"found", "queue_length", b"queue_length", "queue_position", b"queue_position", "smallest_change", b"smallest_change", "state", b"state", "strategy", b"strategy", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__eta_ms: _TypeAlias = _typing.Literal["eta_ms"]  # noqa: Y015
+    _WhichOneofArgType__eta_ms: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_ms) -> _WhichOneofReturnType__eta_ms | None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class CandidateScore(_message.Message):
+    """One agent's score, the terms by name. The lowest rank is chosen among those that fit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TermsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    rank: _builtins.int
+    fits: _builtins.bool
+    @_builtins.property
+    def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        rank: _builtins.int = ...,
+        fits: _builtins.bool = ...,
+        terms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "excluded", b"excluded", "found", b"found", "queue_length", b"queue_length", "queue_position", b"queue_position", "smallest_change", b"smallest_change", "state", b"state", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "fits", b"fits", "rank", b"rank", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+Global___CandidateScore: _TypeAlias = CandidateScore  # noqa: Y015
+
+@_typing.final
+class PlacingChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CapacityEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    FROM_AMOUNT_FIELD_NUMBER: _builtins.int
+    TO_AMOUNT_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    kind: Global___ChangeKind.ValueType
+    resource: _builtins.str
+    from_amount: _builtins.int
+    to_amount: _builtins.int
+    agent: _builtins.str
+    skill: _builtins.str
+    @_builtins.property
+    def constraint(self) -> _task_pb2.Constraint: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def capacity(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        kind: Global___ChangeKind.ValueType = ...,
+        resource: _builtins.str = ...,
+        from_amount: _builtins.int = ...,
+        to_amount: _builtins.int = ...,
+        constraint: _task_pb2.Constraint | None = ...,
+        agent: _builtins.str = ...,
+        skill: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        capacity: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "capacity", b"capacity", "constraint", b"constraint", "from_amount", b"from_amount", "kind", b"kind", "labels", b"labels", "resource", b"resource", "skill", b"skill", "to_amount", b"to_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacingChange: _TypeAlias = PlacingChange  # noqa: Y015
+
+@_typing.final
+class PlanBounds(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Largest T, B or J and smallest U, by name."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanBounds: _TypeAlias = PlanBounds  # noqa: Y015
+
+@_typing.final
+class PlanRequest(_message.Message):
+    """What is not set is as the policy in force has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPES_FIELD_NUMBER: _builtins.int
+    SHAPE_OF_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    W_T_FIELD_NUMBER: _builtins.int
+    W_U_FIELD_NUMBER: _builtins.int
+    W_B_FIELD_NUMBER: _builtins.int
+    PENALTY_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    BUDGET_S_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    FRONT_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    w_t: _builtins.float
+    w_u: _builtins.float
+    w_b: _builtins.float
+    penalty: _builtins.float
+    budget_s: _builtins.float
+    objective: _builtins.str
+    seed: _builtins.int
+    max_steps: _builtins.int
+    """Steps of improvement; 0 = as many as the budget lets."""
+    front: _builtins.bool
+    """The Pareto front of T and B as well; for at most 10,000 tasks."""
+    @_builtins.property
+    def shapes(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskSpec]:
+        """Distinct specifications, without ids and inputs; the tasks refer to them, so that many alike
+        take little room.
+        """
+
+    @_builtins.property
+    def shape_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per task, in order: the index of its shape. At most 100,000."""
+
+    @_builtins.property
+    def bounds(self) -> Global___PlanBounds: ...
+    def __init__(
+        self,
+        *,
+        shapes: _abc.Iterable[_task_pb2.TaskSpec] | None = ...,
+        shape_of: _abc.Iterable[_builtins.int] | None = ...,
+        strategy: _builtins.str = ...,
+        w_t: _builtins.float | None = ...,
+        w_u: _builtins.float | None = ...,
+        w_b: _builtins.float | None = ...,
+        penalty: _builtins.float | None = ...,
+        bounds: Global___PlanBounds | None = ...,
+        budget_s: _builtins.float | None = ...,
+        objective: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        max_steps: _builtins.int = ...,
+        front: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s", "_penalty", b"_penalty", "_w_b", b"_w_b", "_w_t", b"_w_t", "_w_u", b"_w_u", "bounds", b"bounds", "budget_s", b"budget_s", "penalty", b"penalty", "w_b", b"w_b", "w_t", b"w_t", "w_u", b"w_u"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s", "_penalty", b"_penalty", "_w_b", b"_w_b", "_w_t", b"_w_t", "_w_u", b"_w_u", "bounds", b"bounds", "budget_s", b"budget_s", "front", b"front", "max_steps", b"max_steps", "objective", b"objective", "penalty", b"penalty", "seed", b"seed", "shape_of", b"shape_of", "shapes", b"shapes", "strategy", b"strategy", "w_b", b"w_b", "w_t", b"w_t", "w_u", b"w_u"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_s: _TypeAlias = _typing.Literal["budget_s"]  # noqa: Y015
+    _WhichOneofArgType__budget_s: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s"]  # noqa: Y015
+    _WhichOneofReturnType__penalty: _TypeAlias = _typing.Literal["penalty"]  # noqa: Y015
+    _WhichOneofArgType__penalty: _TypeAlias = _typing.Literal["_penalty", b"_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__w_b: _TypeAlias = _typing.Literal["w_b"]  # noqa: Y015
+    _WhichOneofArgType__w_b: _TypeAlias = _typing.Literal["_w_b", b"_w_b"]  # noqa: Y015
+    _WhichOneofReturnType__w_t: _TypeAlias = _typing.Literal["w_t"]  # noqa: Y015
+    _WhichOneofArgType__w_t: _TypeAlias = _typing.Literal["_w_t", b"_w_t"]  # noqa: Y015
+    _WhichOneofReturnType__w_u: _TypeAlias = _typing.Literal["w_u"]  # noqa: Y015
+    _WhichOneofArgType__w_u: _TypeAlias = _typing.Literal["_w_u", b"_w_u"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_s) -> _WhichOneofReturnType__budget_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__penalty) -> _WhichOneofReturnType__penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_b) -> _WhichOneofReturnType__w_b | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_t) -> _WhichOneofReturnType__w_t | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_u) -> _WhichOneofReturnType__w_u | None: ...
+
+Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class PlanScore(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    T_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    J_FIELD_NUMBER: _builtins.int
+    UNPLACED_FIELD_NUMBER: _builtins.int
+    t: _builtins.float
+    u: _builtins.float
+    b: _builtins.float
+    j: _builtins.float
+    unplaced: _builtins.int
+    def __init__(
+        self,
+        *,
+        t: _builtins.float = ...,
+        u: _builtins.float = ...,
+        b: _builtins.float = ...,
+        j: _builtins.float = ...,
+        unplaced: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["b", b"b", "j", b"j", "t", b"t", "u", b"u", "unplaced", b"unplaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanScore: _TypeAlias = PlanScore  # noqa: Y015
+
+@_typing.final
+class PlanReason(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ExcludedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    agents: _builtins.int
+    @_builtins.property
+    def excluded(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Reason to number of agents excluded by it."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        excluded: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "excluded", b"excluded", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanReason: _TypeAlias = PlanReason  # noqa: Y015
+
+@_typing.final
+class PlanDevices(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    task: _builtins.int
+    resource: _builtins.str
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        task: _builtins.int = ...,
+        resource: _builtins.str = ...,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indices", b"indices", "resource", b"resource", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanDevices: _TypeAlias = PlanDevices  # noqa: Y015
+
+@_typing.final
+class PlanPoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def score(self) -> Global___PlanScore: ...
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As PlanResponse.places."""
+
+    def __init__(
+        self,
+        *,
+        score: Global___PlanScore | None = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanPoint: _TypeAlias = PlanPoint  # noqa: Y015
+
+@_typing.final
+class PlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    REASON_OF_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    ELAPSED_S_FIELD_NUMBER: _builtins.int
+    FRONT_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    BUDGET_S_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    lower_bound: _builtins.float
+    """Of the objective, where the strategy knows one."""
+    strategy: _builtins.str
+    elapsed_s: _builtins.float
+    queued: _builtins.int
+    """Waiting tasks at that moment; a plan takes no account of them."""
+    seed: _builtins.int
+    budget_s: _builtins.float
+    objective: _builtins.str
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that any place points to."""
+
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per task, in order: 1 + the index of its agent; 0 = it has no place."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanReason]: ...
+    @_builtins.property
+    def reason_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per task, in order: 1 + the index of its reason; 0 = it has a place."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanDevices]: ...
+    @_builtins.property
+    def score(self) -> Global___PlanScore: ...
+    @_builtins.property
+    def front(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanPoint]:
+        """By growing T."""
+
+    def __init__(
+        self,
+        *,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        reasons: _abc.Iterable[Global___PlanReason] | None = ...,
+        reason_of: _abc.Iterable[_builtins.int] | None = ...,
+        devices: _abc.Iterable[Global___PlanDevices] | None = ...,
+        score: Global___PlanScore | None = ...,
+        lower_bound: _builtins.float | None = ...,
+        strategy: _builtins.str = ...,
+        elapsed_s: _builtins.float = ...,
+        front: _abc.Iterable[Global___PlanPoint] | None = ...,
+        queued: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        budget_s: _builtins.float = ...,
+        objective: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "lower_bound", b"lower_bound", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "agents", b"agents", "budget_s", b"budget_s", "devices", b"devices", "elapsed_s", b"elapsed_s", "front", b"front", "lower_bound", b"lower_bound", "objective", b"objective", "places", b"places", "queued", b"queued", "reason_of", b"reason_of", "reasons", b"reasons", "score", b"score", "seed", b"seed", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lower_bound: _TypeAlias = _typing.Literal["lower_bound"]  # noqa: Y015
+    _WhichOneofArgType__lower_bound: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lower_bound) -> _WhichOneofReturnType__lower_bound | None: ...
+
+Global___PlanResponse: _TypeAlias = PlanResponse  # noqa: Y015
 
 @_typing.final
 class GetClusterStatusRequest(_message.Message):

@@ -60,6 +60,11 @@ class SchedulerServiceStub(object):
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/muster.api.v1.SchedulerService/Plan',
+                request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.PlanRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.PlanResponse.FromString,
+                _registered_method=True)
         self.GetClusterStatus = channel.unary_unary(
                 '/muster.api.v1.SchedulerService/GetClusterStatus',
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
@@ -108,6 +113,13 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Plan(self, request, context):
+        """Where tasks would go as things stand; nothing is placed or stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetClusterStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -148,6 +160,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainRequest.FromString,
                     response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.PlanRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.PlanResponse.SerializeToString,
             ),
             'GetClusterStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetClusterStatus,
@@ -296,6 +313,33 @@ class SchedulerService(object):
             '/muster.api.v1.SchedulerService/Explain',
             muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainRequest.SerializeToString,
             muster_dot_api_dot_v1_dot_scheduler__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.SchedulerService/Plan',
+            muster_dot_api_dot_v1_dot_scheduler__pb2.PlanRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_scheduler__pb2.PlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

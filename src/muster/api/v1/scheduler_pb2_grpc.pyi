@@ -40,6 +40,8 @@ class SchedulerServiceStub:
     ActOnAgent: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ActOnAgentRequest, _scheduler_pb2.ActOnAgentResponse]
     Explain: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainRequest, _scheduler_pb2.ExplainResponse]
     """Why a task waits, or why it was put where it is."""
+    Plan: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.PlanRequest, _scheduler_pb2.PlanResponse]
+    """Where tasks would go as things stand; nothing is placed or stored."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]
     Session: _grpc.StreamStreamMultiCallable[_scheduler_pb2.SessionRequest, _scheduler_pb2.SessionResponse]
     """Agents and supervisors dial; the leader pushes."""
@@ -56,6 +58,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     ActOnAgent: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ActOnAgentRequest, _scheduler_pb2.ActOnAgentResponse]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainRequest, _scheduler_pb2.ExplainResponse]  # type: ignore[assignment]
     """Why a task waits, or why it was put where it is."""
+    Plan: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.PlanRequest, _scheduler_pb2.PlanResponse]  # type: ignore[assignment]
+    """Where tasks would go as things stand; nothing is placed or stored."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
     Session: _aio.StreamStreamMultiCallable[_scheduler_pb2.SessionRequest, _scheduler_pb2.SessionResponse]  # type: ignore[assignment]
     """Agents and supervisors dial; the leader pushes."""
@@ -99,6 +103,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.ExplainResponse, _abc.Awaitable[_scheduler_pb2.ExplainResponse]]:
         """Why a task waits, or why it was put where it is."""
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _scheduler_pb2.PlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.PlanResponse, _abc.Awaitable[_scheduler_pb2.PlanResponse]]:
+        """Where tasks would go as things stand; nothing is placed or stored."""
 
     @_abc_1.abstractmethod
     def GetClusterStatus(

@@ -99,8 +99,8 @@ class ClusterState:
     def classify(self, task: OpenTask) -> None:
         """Sets the task's placement class."""
         spec = task.spec
-        demand = _held_demand(spec.resources)
-        spread = _spread(spec) if spec.constraints else ()
+        demand = held_demand(spec.resources)
+        spread = spread_of(spec) if spec.constraints else ()
         nobody = frozenset[str]()
         plain = self.classes.id_of(spec.skill, demand, spec.constraints, nobody, spread)
         task.plain_class_id = task.class_id = plain
@@ -262,7 +262,7 @@ class ClusterState:
 
 # Tasks ask for few distinct vectors.
 @lru_cache(maxsize=4096)
-def _held_demand(resources: ResourceVector) -> ResourceVector:
+def held_demand(resources: ResourceVector) -> ResourceVector:
     """What a task holds until it ends; rates are not held, so they do not exclude yet."""
     demand = resources.with_slot()
     if any(kind_of(name) is ResourceKind.RATE for name in demand.names()):
@@ -271,7 +271,7 @@ def _held_demand(resources: ResourceVector) -> ResourceVector:
     return demand
 
 
-def _spread(spec: TaskSpec) -> tuple[Spread, ...]:
+def spread_of(spec: TaskSpec) -> tuple[Spread, ...]:
     labels = dict(spec.labels)
     return tuple(
         Spread((spec.tenant, one.key, labels.get(one.key, "")), int(one.values[0]))

@@ -9,9 +9,9 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
+from muster.domain.durations import parse_duration_ms
 from muster.domain.errors import InvalidInput, TooLarge
 from muster.domain.task import MAX_BODY_BYTES, MAX_LABELS, parse_labels
-from muster_gateway.durations import parse_duration_ms
 from muster_gateway.problems import UnsupportedMediaType
 
 # Longer waits belong into a loop at the client: proxies on the way cut them anyway.

@@ -8,11 +8,11 @@ import msgspec
 from starlette.responses import Response
 
 from muster.api.v1 import storage_pb2, storage_pb2_grpc
+from muster.domain.durations import parse_duration_ms
 from muster.domain.errors import InvalidInput, NotFound
 from muster.rpc.clock import wall_ms
 from muster_gateway import documents
 from muster_gateway.apikeys import ID_BYTES, SECRET_BYTES, is_key_id, make_key
-from muster_gateway.durations import parse_duration_ms
 from muster_gateway.requests import JSON, known_queries, read_body, require_json
 from muster_gateway.roles import parse_role
 from muster_gateway.table import Answer, Body, Call, Route

@@ -9,12 +9,12 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from muster.api.v1 import task_pb2
+from muster.domain.durations import parse_duration_ms
 from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.ids import parse_task_id
 from muster.domain.task import MAX_BATCH_TASKS
 from muster_gateway import documents
 from muster_gateway.blobs import open_blob
-from muster_gateway.durations import parse_duration_ms
 from muster_gateway.requests import MAX_WAIT_MS, NDJSON, known_queries, read_body, require_json
 from muster_gateway.routes_tasks import spliced
 from muster_gateway.table import Answer, Body, Call, Route

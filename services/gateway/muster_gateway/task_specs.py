@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from muster.api.v1 import scheduler_pb2, task_pb2
+from muster.domain.durations import parse_duration_ms
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import TenantId, parse_skill_name, task_id
 from muster.domain.quantity import MAX_AMOUNT
@@ -28,7 +29,6 @@ from muster.domain.task import (
     OnDisconnect,
     parse_labels,
 )
-from muster_gateway.durations import parse_duration_ms
 from muster_gateway.task_body import ConstraintIn, TaskIn
 
 # A chunk is one message and one script run at Redis: long enough to pay for the call, short

@@ -11,12 +11,12 @@ import msgspec
 
 from muster.api.v1 import agent_pb2, monitor_pb2, scheduler_pb2, storage_pb2, task_pb2
 from muster.domain.agent_lifecycle import shown_state
+from muster.domain.durations import format_duration
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import TaskId, task_time_ms
 from muster.domain.quantity import format_quantity
 from muster.domain.resources import unit_of
 from muster.rpc.conversion import agent_state_from_proto, agent_wish_from_proto
-from muster_gateway.durations import format_duration
 from muster_gateway.tail import ENDED
 
 UNSET: Final = msgspec.UNSET

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muster.domain.durations import format_duration, parse_duration_ms
 from muster.domain.errors import InvalidInput
 from muster.domain.task import MAX_DURATION_MS
-from muster_gateway.durations import format_duration, parse_duration_ms
 
 
 @pytest.mark.parametrize(

@@ -592,73 +592,19 @@ class PlacingChange(_message.Message):
 Global___PlacingChange: _TypeAlias = PlacingChange  # noqa: Y015
 
 @_typing.final
-class PlanBounds(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class ValuesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.float
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.float = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Largest T, B or J and smallest U, by name."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PlanBounds: _TypeAlias = PlanBounds  # noqa: Y015
-
-@_typing.final
 class PlanRequest(_message.Message):
-    """What is not set is as the policy in force has it."""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     SHAPES_FIELD_NUMBER: _builtins.int
     SHAPE_OF_FIELD_NUMBER: _builtins.int
-    STRATEGY_FIELD_NUMBER: _builtins.int
-    W_T_FIELD_NUMBER: _builtins.int
-    W_U_FIELD_NUMBER: _builtins.int
-    W_B_FIELD_NUMBER: _builtins.int
-    PENALTY_FIELD_NUMBER: _builtins.int
-    BOUNDS_FIELD_NUMBER: _builtins.int
-    BUDGET_S_FIELD_NUMBER: _builtins.int
-    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    POLICY_JSON_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     FRONT_FIELD_NUMBER: _builtins.int
-    strategy: _builtins.str
-    w_t: _builtins.float
-    w_u: _builtins.float
-    w_b: _builtins.float
-    penalty: _builtins.float
-    budget_s: _builtins.float
-    objective: _builtins.str
+    policy_json: _builtins.bytes
+    """A policy's document; what it leaves out is as the policy in force has it. Without a budget a
+    plan takes at most 5 s.
+    """
     seed: _builtins.int
     max_steps: _builtins.int
     """Steps of improvement; 0 = as many as the budget lets."""
@@ -674,49 +620,21 @@ class PlanRequest(_message.Message):
     def shape_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One per task, in order: the index of its shape. At most 100,000."""
 
-    @_builtins.property
-    def bounds(self) -> Global___PlanBounds: ...
     def __init__(
         self,
         *,
         shapes: _abc.Iterable[_task_pb2.TaskSpec] | None = ...,
         shape_of: _abc.Iterable[_builtins.int] | None = ...,
-        strategy: _builtins.str = ...,
-        w_t: _builtins.float | None = ...,
-        w_u: _builtins.float | None = ...,
-        w_b: _builtins.float | None = ...,
-        penalty: _builtins.float | None = ...,
-        bounds: Global___PlanBounds | None = ...,
-        budget_s: _builtins.float | None = ...,
-        objective: _builtins.str = ...,
+        policy_json: _builtins.bytes = ...,
         seed: _builtins.int = ...,
         max_steps: _builtins.int = ...,
         front: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s", "_penalty", b"_penalty", "_w_b", b"_w_b", "_w_t", b"_w_t", "_w_u", b"_w_u", "bounds", b"bounds", "budget_s", b"budget_s", "penalty", b"penalty", "w_b", b"w_b", "w_t", b"w_t", "w_u", b"w_u"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s", "_penalty", b"_penalty", "_w_b", b"_w_b", "_w_t", b"_w_t", "_w_u", b"_w_u", "bounds", b"bounds", "budget_s", b"budget_s", "front", b"front", "max_steps", b"max_steps", "objective", b"objective", "penalty", b"penalty", "seed", b"seed", "shape_of", b"shape_of", "shapes", b"shapes", "strategy", b"strategy", "w_b", b"w_b", "w_t", b"w_t", "w_u", b"w_u"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["front", b"front", "max_steps", b"max_steps", "policy_json", b"policy_json", "seed", b"seed", "shape_of", b"shape_of", "shapes", b"shapes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__budget_s: _TypeAlias = _typing.Literal["budget_s"]  # noqa: Y015
-    _WhichOneofArgType__budget_s: _TypeAlias = _typing.Literal["_budget_s", b"_budget_s"]  # noqa: Y015
-    _WhichOneofReturnType__penalty: _TypeAlias = _typing.Literal["penalty"]  # noqa: Y015
-    _WhichOneofArgType__penalty: _TypeAlias = _typing.Literal["_penalty", b"_penalty"]  # noqa: Y015
-    _WhichOneofReturnType__w_b: _TypeAlias = _typing.Literal["w_b"]  # noqa: Y015
-    _WhichOneofArgType__w_b: _TypeAlias = _typing.Literal["_w_b", b"_w_b"]  # noqa: Y015
-    _WhichOneofReturnType__w_t: _TypeAlias = _typing.Literal["w_t"]  # noqa: Y015
-    _WhichOneofArgType__w_t: _TypeAlias = _typing.Literal["_w_t", b"_w_t"]  # noqa: Y015
-    _WhichOneofReturnType__w_u: _TypeAlias = _typing.Literal["w_u"]  # noqa: Y015
-    _WhichOneofArgType__w_u: _TypeAlias = _typing.Literal["_w_u", b"_w_u"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_s) -> _WhichOneofReturnType__budget_s | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__penalty) -> _WhichOneofReturnType__penalty | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_b) -> _WhichOneofReturnType__w_b | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_t) -> _WhichOneofReturnType__w_t | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__w_u) -> _WhichOneofReturnType__w_u | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
 
@@ -1019,6 +937,8 @@ class GetClusterStatusResponse(_message.Message):
     TASKS_PER_S_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    POLICY_ETAG_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     term: _builtins.int
     clock_ms: _builtins.int
@@ -1028,12 +948,18 @@ class GetClusterStatusResponse(_message.Message):
     tasks_per_s: _builtins.float
     version: _builtins.str
     strategy: _builtins.str
+    policy_etag: _builtins.str
+    """Which stored policy is in force; empty = none was ever stored, or it was not understood."""
     @_builtins.property
     def agents_by_state(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
     def capacity(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
     def used(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def objective(self) -> Global___Objective:
+        """Of the running cluster, at most a second old."""
+
     def __init__(
         self,
         *,
@@ -1049,14 +975,43 @@ class GetClusterStatusResponse(_message.Message):
         tasks_per_s: _builtins.float = ...,
         version: _builtins.str = ...,
         strategy: _builtins.str = ...,
+        objective: Global___Objective | None = ...,
+        policy_etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "leader", b"leader", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "leader", b"leader", "objective", b"objective", "policy_etag", b"policy_etag", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class Objective(_message.Message):
+    """T, U and B as in the model: seconds, and shares of 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    T_SECONDS_FIELD_NUMBER: _builtins.int
+    U_RATIO_FIELD_NUMBER: _builtins.int
+    B_RATIO_FIELD_NUMBER: _builtins.int
+    t_seconds: _builtins.float
+    u_ratio: _builtins.float
+    b_ratio: _builtins.float
+    def __init__(
+        self,
+        *,
+        t_seconds: _builtins.float = ...,
+        u_ratio: _builtins.float = ...,
+        b_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["b_ratio", b"b_ratio", "t_seconds", b"t_seconds", "u_ratio", b"u_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Objective: _TypeAlias = Objective  # noqa: Y015
 
 @_typing.final
 class AttemptRef(_message.Message):

@@ -12,6 +12,7 @@ from muster.domain.agent_lifecycle import AgentState, AgentWish, may_receive_wor
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import POISON_DEATHS, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import TaskState
+from muster_scheduler.learning.attempts import TaskFeatures
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
 
 # A task that so many agents have died with runs alone: one more, and it is DEAD.
@@ -66,6 +67,19 @@ class Write(msgspec.Struct, frozen=True, eq=False):
     effects: tuple[Effect, ...]
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """Of an attempt that will be noted when it ends.
+
+    load         dominant share of the agent in use when it was assigned, without it
+    reference_s  the least that it was predicted to take on any agent; 0 = nothing was predicted
+    choice       number of the choice of a strategy that is judged by it, 0 = none
+    """
+
+    load: float
+    reference_s: float = 0.0
+    choice: int = 0
+
+
 class OpenTask:
     """A task that has not ended durably, as the leader knows it.
 
@@ -75,17 +89,22 @@ class OpenTask:
     `wire` belongs to the shell: the message that an agent gets. The core never looks at it.
     `row` is the agent table's row that the task is charged to, -1 = none; `devices` are those that
     it is charged with there. `alone_since_boot_ms` is
-    since when a suspect waits to run alone, 0 = not known yet.
+    since when a suspect waits to run alone, 0 = not known yet. `begun` is set while its attempt is
+    one that will be noted, `predicted_s` is how long it was expected to run, 0 = nobody knew;
+    `features` are what a model sees of it, once one has looked.
     """
 
     __slots__ = (
         "ahead",
         "alone_since_boot_ms",
+        "begun",
         "class_id",
         "devices",
         "effects",
+        "features",
         "id",
         "plain_class_id",
+        "predicted_s",
         "queued",
         "row",
         "spec",
@@ -115,6 +134,9 @@ class OpenTask:
         self.alone_since_boot_ms = 0
         self.write: Write | None = None
         self.effects: list[Effect] = []
+        self.begun: Begun | None = None
+        self.predicted_s = 0.0
+        self.features: TaskFeatures | None = None
 
     def ref(self) -> AttemptRef:
         """The present attempt."""

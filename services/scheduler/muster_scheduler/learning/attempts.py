@@ -13,6 +13,8 @@ from muster.domain.errors import InvalidInput
 # An input may be a megabyte of numbers; the first few fields by name are what a model can use.
 MAX_FIELDS = 8
 MAX_FIELD_CHARS = 64
+# Of a larger input only its size is looked at; reading it would take longer than placing the task.
+MAX_PARSED_BYTES = 16 * 1024
 # The window of a model: older attempts say less about today's agents.
 MAX_ATTEMPTS_KEPT = 10_000
 
@@ -59,7 +61,9 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 def task_features(skill: str, input_json: bytes, declared_s: float) -> TaskFeatures:
-    """From a task's input; one that is no JSON object only has a size."""
+    """From a task's input; one that is no JSON object, or too large a one, only has a size."""
+    if len(input_json) > MAX_PARSED_BYTES:
+        return TaskFeatures(skill, declared_s, len(input_json))
     try:
         parsed = msgspec.json.decode(input_json)
     except msgspec.DecodeError:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from muster.domain.ids import AgentId
+from muster_scheduler.core.foretelling import Placements, foretold, tasks_at_once, tasks_beyond
 from muster_scheduler.core.outcomes import assigned
 from muster_scheduler.core.queue import Candidate, Line, LineKey
 from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, OpenTask
@@ -30,6 +31,7 @@ def _never() -> bool:
 def place(state: ClusterState, now: Now) -> int:
     """Gives waiting tasks to agents while some fit; returns how many were placed."""
     state.place_again = False
+    state.notes.refill(now)
     placed = 0
     if state.suspects:
         for task, agent in place_alone(state, now):
@@ -37,12 +39,13 @@ def place(state: ClusterState, now: Now) -> int:
             placed += 1
         state.placed_count += placed
     blocked: set[LineKey] = set()
+    most = tasks_at_once(state, MAX_PLAN)
     for _ in range(MAX_ROUNDS):
         if not len(state.queue):
             return placed
         snapshot = state.table.view()
         room = _room_in(state, snapshot)
-        candidates = state.queue.take(room, state.held, now.clock_ms, MAX_PLAN, blocked)
+        candidates = state.queue.take(room, state.held, now.clock_ms, most, blocked)
         if not candidates:
             return placed
         placed += _plan(state, snapshot, candidates, blocked, now)
@@ -54,6 +57,7 @@ def place(state: ClusterState, now: Now) -> int:
 def _room_in(state: ClusterState, snapshot: Snapshot) -> Callable[[Line], tuple[int, int]]:
     """How many tasks of a line could find a place at most, and as which class."""
     known: dict[int, int] = {}
+    beyond = tasks_beyond(state)
 
     def room_of(class_id: int) -> int:
         found = known.get(class_id)
@@ -79,7 +83,7 @@ def _room_in(state: ClusterState, snapshot: Snapshot) -> Callable[[Line], tuple[
         class_id = line.key[2]
         places = room_of(class_id)
         if places:
-            return places, class_id
+            return places + beyond, class_id
         head = line.head()
         if head is not None and head.plain_class_id != class_id:
             # Rather on an agent that failed it before than nowhere.
@@ -105,8 +109,10 @@ def _plan(
         priority=[c.task.spec.priority for c in candidates],
         estimate_s=[c.task.spec.estimate_ms / 1000 or 1.0 for c in candidates],
     )
+    batch = foretold(state, snapshot, [c.task for c in candidates], batch, now)
     strategy = get(state.policy.strategy)
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
+    placements = Placements(state, snapshot, batch, plan, now)
     unplaced: list[Candidate] = []
     places = zip(candidates, plan.assignment.tolist(), strict=True)
     for index, (candidate, row) in enumerate(places):
@@ -117,6 +123,7 @@ def _plan(
             agent_id = AgentId(state.table.agent_id_at(row))
             given = plan.devices.get(index, NO_DEVICES)
             _assign(state, candidate.task, agent_id, now, given)
+            placements.placed(index, candidate.task, row)
     state.queue.put_back(unplaced)
     count = len(candidates) - len(unplaced)
     state.placed_count += count

@@ -14,8 +14,10 @@ from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.resources import ResourceKind, ResourceVector, kind_of
 from muster.domain.task import SPREAD_OP, TaskSpec, TaskStatus
 from muster.domain.task_lifecycle import ENDED_STATES
+from muster_scheduler.core.choices import Choices
 from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
+from muster_scheduler.core.notes import Notes
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
     NOBODY,
@@ -27,6 +29,7 @@ from muster_scheduler.core.records import (
     OpenTask,
     Write,
 )
+from muster_scheduler.learning.foresight import Foresight
 from muster_scheduler.placement.classes import ClassTable, Spread
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.plan import Policy
@@ -68,6 +71,11 @@ class ClusterState:
         self.cancel_again: set[TaskId] = set()
         # Something changed that may let a waiting task be placed.
         self.place_again = False
+        # What was learned, for which agents it was last asked, and what is yet to be learned.
+        self.foresight = Foresight()
+        self.foreseen: tuple[int, int, int] | None = None
+        self.notes = Notes()
+        self.choices = Choices()
         self.ended_count = 0
         self.placed_count = 0
 

@@ -10,6 +10,7 @@ from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, Outcome, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskEvent, TaskState
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS, TIMEOUT_GRACE_MS, Moment
+from muster_scheduler.core.notes import LOST
 from muster_scheduler.core.outcomes import (
     MAX_AVOID,
     after_loss,
@@ -172,6 +173,8 @@ def outcome(
             return True  # a repeat: it is acknowledged when the first is durable
         state.commands.pushes[agent].acks.append((ref, False))
         return False
+    if task.begun is not None:
+        state.notes.end(task, task.begun, result.kind.value, result, now)
     state.release(task)
     status = after_outcome(
         task.spec,
@@ -214,6 +217,8 @@ def lost(
     `fence_ms`: how much longer the attempt may run there; the next one is not given out before.
     """
     state.commands.pushes[task.status.agent].drop.append(task.ref())
+    if task.begun is not None:
+        state.notes.end(task, task.begun, LOST, None, now)
     state.release(task)
     status = after_loss(
         task.spec,

@@ -6,11 +6,11 @@ import asyncio
 import os
 from importlib.metadata import version
 
-import orjson
 import structlog
 
 from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
-from muster.domain.errors import InvalidInput, MusterError, StaleTerm
+from muster.domain.errors import MusterError, StaleTerm
+from muster.domain.policy import Policy
 from muster.etcd.client import EtcdClient
 from muster.etcd.election import Deposed, Elected, Election, observe
 from muster.etcd.keys import LEADER_KEY
@@ -22,10 +22,9 @@ from muster_scheduler import metrics
 from muster_scheduler.config import Config
 from muster_scheduler.errors import passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
-from muster_scheduler.placement import strategy as strategies
-from muster_scheduler.placement.plan import Policy
 from muster_scheduler.service import SchedulerService
-from muster_scheduler.warming import warm_kernels
+from muster_scheduler.stored_policy import StoredPolicy
+from muster_scheduler.warming import Warming
 from muster_scheduler.watching import follow_monitor, follow_registry
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -47,6 +46,7 @@ class Scheduler:
         self._monitors = [
             ServiceChannel([m], secret=self._secret, what="monitor") for m in config.monitors
         ]
+        self._warming = Warming()
         self._elected = asyncio.Event()
         self._etcd_seen = False
         self._advertise = config.advertise
@@ -80,7 +80,7 @@ class Scheduler:
                     group.create_task(election.campaign(self._report), name="campaign"),
                     group.create_task(self._observe(client), name="observe"),
                     group.create_task(self._lead_when_elected(election), name="lead"),
-                    group.create_task(warm_kernels(), name="warm"),
+                    group.create_task(self._warming.watch(), name="warm"),
                 ]
                 await stop.wait()
                 # A leader that goes on purpose lets the next one in at once.
@@ -146,19 +146,10 @@ class Scheduler:
             timeout_s=STORE_TIMEOUT_S,
             retry=True,
         )
-        stored = await self._storage.call(
-            _Store,
-            "GetPolicy",
-            storage_pb2.GetPolicyRequest(),
-            timeout_s=STORE_TIMEOUT_S,
-            retry=True,
-        )
+        policies = StoredPolicy(self._storage, Policy(self._config.strategy))
+        await policies.read()
         leader = Leader(
-            self._storage,
-            answer.term,
-            answer.clock_ms,
-            _policy(stored.policy_json, self._config.strategy),
-            self._advertise,
+            self._storage, answer.term, answer.clock_ms, policies, self._advertise
         )
         await leader.load_wishes()
         return leader
@@ -191,18 +182,6 @@ def _bug(error: BaseException) -> BaseException | None:
     """The error, when its traceback is worth a line in the log."""
     first = _first(error)
     return None if isinstance(first, MusterError) and passes(first) else error
-
-
-def _policy(stored: bytes, strategy: str) -> Policy:
-    """The stored policy, or the configured strategy when none was ever put."""
-    if stored:
-        try:
-            chosen = orjson.loads(stored).get("strategy", strategy)
-            strategies.get(chosen)
-            return Policy(strategy=chosen)
-        except (orjson.JSONDecodeError, AttributeError, TypeError, InvalidInput) as error:
-            _LOG.error("the stored policy is not understood; the default is used", why=str(error))
-    return Policy(strategy=strategy)
 
 
 async def serve(stop: asyncio.Event) -> None:

@@ -1,8 +1,10 @@
-"""Makes the compiled placement loops ready beside a scheduler that already works.
+"""Makes compiled loops ready beside a scheduler that works, once they are worth it.
 
-Compiling takes seconds and would make the leader's loop stutter, so another process does it and
-leaves the code on disk. Until it is loaded, and where it cannot be kept, placements go through the
-plain pass, which makes the same choices.
+numba costs 120 MiB and its code seconds of compiling, and a small cluster never gains that back:
+its batches are quick by the plain pass, which makes the same choices. So nothing is loaded until
+enough tasks have met the plain pass in large batches on many agents, or until somebody chooses a
+strategy that has no other way. Another process then compiles, last in line for the processor, and
+leaves the code on disk; this one only loads it, beside its loop.
 """
 
 from __future__ import annotations
@@ -10,54 +12,89 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import structlog
 
 from muster_scheduler.placement import fast
+from muster_scheduler.placement.plan import DEFAULT_STRATEGY
+from muster_scheduler.placement.rehearsal import rehearse
 
 _LOG = structlog.get_logger("muster.scheduler")
 
+# Between looks at what was missed. The first one only notes where the count stands, so that the
+# load that meets a new leader is never made worse.
+_LOOK_S = 5.0
+# Tasks between two looks that would have been placed much quicker. By the plain pass they cost at
+# least 15 microseconds each, all in all as much as loading does, and the loop stands still for it.
+_WORTH_TASKS = 5_000
 # Several times what compiling takes on one busy core.
 _COMPILE_TIMEOUT_S = 300.0
-# In the process that compiles: last in line for the processor, and told apart where the code
-# cannot be kept.
-_NOT_KEPT = 3
-_COMPILE = f"""
+# In the process that compiles: last in line for the processor, one of all schedulers at a time.
+_COMPILE = """
 import os, sys
 os.nice(15)
 from muster_scheduler.placement.compiled import disk_cache
 why = disk_cache.why_unusable()
 if why:
-    print(why, file=sys.stderr)
-    sys.exit({_NOT_KEPT})
-from muster_scheduler.placement import fast
-fast.load()
+    sys.exit(why)
+from muster_scheduler.placement.rehearsal import rehearse
+with disk_cache.alone():
+    rehearse(sys.argv[1])
 """
 # As the loop stays answering while these are imported one by one, and not while all are at once.
 _HEAVY = ("llvmlite.binding", "numba", "muster_scheduler.placement.compiled.constructive")
 
 
-async def warm_kernels() -> None:
-    """Return once the kernels serve, or once it is known that they will not."""
+class Warming:
+    """What is ready in this process, and the making of the rest, one strategy at a time."""
+
+    def __init__(self) -> None:
+        fast.leave_loading_to_shell()
+        self._ready: dict[str, bool] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def watch(self) -> NoReturn:
+        """Make the constructive strategies' loops ready once they are worth it."""
+        before = fast.missed_tasks()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            missed = fast.missed_tasks()
+            if missed - before >= _WORTH_TASKS and DEFAULT_STRATEGY not in self._ready:
+                await self.make_ready(DEFAULT_STRATEGY)
+            before = missed
+
+    async def make_ready(self, strategy: str) -> bool:
+        """Return once the strategy plans without delay, or with False once it is known that its
+        loops cannot be kept: it then has to compile them in this process, or do without."""
+        async with self._one_at_a_time:
+            if strategy not in self._ready:
+                self._ready[strategy] = await _make_ready(strategy)
+            return self._ready[strategy]
+
+
+async def _make_ready(strategy: str) -> bool:
     try:
-        code, said = await _compile()
+        code, said = await _compile(strategy)
         if code == 0:
             for name in _HEAVY:
                 await asyncio.to_thread(import_module, name)
-            await asyncio.to_thread(fast.load)
-            _LOG.info("the compiled placement loops are ready")
-            return
+            await asyncio.to_thread(rehearse, strategy)
+            _LOG.info("compiled placement loops are ready", strategy=strategy)
+            return True
     except (OSError, ImportError, TimeoutError) as error:
         said = f"{type(error).__name__}: {error}"
-    _LOG.warning("placements stay with the plain pass", reason=said)
+    _LOG.warning("placement loops are not compiled ahead", strategy=strategy, reason=said)
+    return False
 
 
-async def _compile() -> tuple[int, str]:
+async def _compile(strategy: str) -> tuple[int, str]:
     """Exit code and last line of the process that compiles."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         _COMPILE,
+        strategy,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

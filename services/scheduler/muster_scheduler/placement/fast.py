@@ -28,6 +28,8 @@ _ROWS_PER_MEND_PACKING = 3
 _ROWS_PER_MEND_SPREADING = 10
 
 _kernels: ModuleType | None = None
+_is_left_to_shell = False
+_missed_tasks = 0
 
 
 def load() -> None:
@@ -51,6 +53,27 @@ def load() -> None:
 
 def is_loaded() -> bool:
     return _kernels is not None
+
+
+def leave_loading_to_shell() -> None:
+    """Let no plan of this process load the kernels by itself, however large it is."""
+    global _is_left_to_shell  # noqa: PLW0603 - once per process
+    _is_left_to_shell = True
+
+
+def may_load() -> bool:
+    return not _is_left_to_shell
+
+
+def miss(tasks: int) -> None:
+    """Note a batch that took the plain pass and would have been much quicker by the kernels."""
+    global _missed_tasks  # noqa: PLW0603 - a count that only grows
+    _missed_tasks += tasks
+
+
+def missed_tasks() -> int:
+    """The tasks of all such batches of this process: what a shell decides about loading by."""
+    return _missed_tasks
 
 
 def serves(snapshot: Snapshot, tasks: TaskBatch) -> bool:

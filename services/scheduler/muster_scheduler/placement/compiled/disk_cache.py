@@ -6,26 +6,33 @@ breaks later, costs time and never a plan.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import pickle
 import shutil
 import stat
+import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import llvmlite.binding
 import numba
+import numpy as np
 from numba.core.caching import FunctionCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # Names another base folder; by default it is muster/kernels in the user's cache folder.
 FOLDER_VARIABLE = "MUSTER_KERNEL_CACHE"
 # Versions of the code that are kept, about 3 MB each: several may run on one machine.
 _KEPT_VERSIONS = 8
+# Beside the kernels, the modules that their code depends on.
+SOURCES_BESIDE = ("problem.py",)
 
 # What a damaged file has been seen to raise, besides what the file system does.
 _DAMAGED = (
@@ -57,23 +64,14 @@ def base_folder() -> Path:
 
 @cache
 def folder() -> Path:
-    """The folder for this version of the code, made when it is not there.
-
-    Named by the sources of all kernels and of the arrays that they are given: numba itself looks
-    at one file and its time of change, and would take code for unchanged that is not. Raises
-    Unusable.
-    """
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in (*sorted(here.glob("*.py")), *here.parent.glob("problem.py")):
-        digest.update(path.read_bytes())
+    """The folder for this version of the code, made when it is not there. Raises Unusable."""
     try:
         base = base_folder()
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = base.stat()
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise Unusable(f"{base} can be written by others, who could plant code in it")
-        ours = base / digest.hexdigest()[:16]
+        ours = base / version()
         if not ours.exists():
             _prune(base)
         ours.mkdir(mode=0o700, exist_ok=True)
@@ -81,6 +79,30 @@ def folder() -> Path:
             return ours
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         raise Unusable(f"compiled code cannot be kept: {error}") from error
+
+
+def version() -> str:
+    """The sources of all kernels and of what goes into them, the compiler, and the processor.
+
+    numba itself looks at the one file of a kernel and its time of change, and would take code for
+    unchanged that calls what has changed.
+    """
+    binding: Any = llvmlite.binding
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    digest = hashlib.sha256(repr((versions, processor)).encode())
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), *(here.parent / name for name in SOURCES_BESIDE)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait while another process holds this: schedulers that start together compile once."""
+    with (folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _prune(base: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from muster.api.v1 import scheduler_pb2
 from muster.domain.errors import DeadlineExceeded, InvalidInput, Overloaded, TooLarge, Unavailable
+from muster.domain.policy import Policy, parse_policy
 from muster.domain.task import MAX_FRONT_TASKS, MAX_PLAN_TASKS
 from muster.rpc.call_stream import MAX_CALL_BYTES
 from muster.rpc.conversion import spec_from_proto
@@ -29,7 +30,7 @@ from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.classes import ClassTable, TaskBatch
 from muster_scheduler.placement.front import FrontPoint, pareto_front
 from muster_scheduler.placement.objective import evaluate
-from muster_scheduler.placement.plan import Plan, Policy, Unplaceable
+from muster_scheduler.placement.plan import Plan, Unplaceable
 from muster_scheduler.placement.snapshot import Snapshot
 from muster_scheduler.placement.snapshot_bytes import from_bytes, to_bytes
 
@@ -111,19 +112,14 @@ def _chosen(request: scheduler_pb2.PlanRequest, policy: Policy, left_s: float | 
     if request.front and count > MAX_FRONT_TASKS:
         limit = f"a front is worked out for at most {MAX_FRONT_TASKS} tasks"
         raise InvalidInput("front", f"{count} tasks", limit)
-    if request.strategy:
-        strategies.get(request.strategy)
-    chosen = Policy(
-        strategy=request.strategy or policy.strategy,
-        w_t=request.w_t if request.HasField("w_t") else policy.w_t,
-        w_u=request.w_u if request.HasField("w_u") else policy.w_u,
-        w_b=request.w_b if request.HasField("w_b") else policy.w_b,
-        penalty=request.penalty if request.HasField("penalty") else policy.penalty,
-        objective=request.objective or policy.objective,  # type: ignore[arg-type]
-        bounds=dict(request.bounds.values if request.HasField("bounds") else policy.bounds),
-        budget_s=request.budget_s if request.HasField("budget_s") else PLAN_BUDGET_S,
-        measured=True,
-    )
+    try:
+        document = msgspec.json.decode(request.policy_json or b"{}")
+    except msgspec.DecodeError as error:
+        raise InvalidInput(
+            "policy_json", request.policy_json[:80], f"must be JSON: {error}"
+        ) from None
+    default = replace(policy, budget_s=PLAN_BUDGET_S)
+    chosen = replace(parse_policy(document, default), measured=True)
     if left_s is not None and chosen.budget_s > left_s - _ANSWER_S:
         if left_s <= _ANSWER_S:
             raise DeadlineExceeded("a plan", left_s)
@@ -189,7 +185,7 @@ def _answer(job: _Job, is_orphan: Callable[[], bool]) -> scheduler_pb2.PlanRespo
     request = scheduler_pb2.PlanRequest.FromString(job.request)
     snapshot, batch = from_bytes(job.snapshot), batch_of(request)
     policy, count = job.policy, len(request.shape_of)
-    _load(snapshot, batch, policy)
+    _load(snapshot, batch, policy, front=request.front)
     began_s = time.monotonic()
 
     def stop_at(share: float) -> Callable[[], bool]:
@@ -255,8 +251,8 @@ def batch_of(request: scheduler_pb2.PlanRequest) -> TaskBatch:
     )
 
 
-def _load(snapshot: Snapshot, batch: TaskBatch, policy: Policy) -> None:
-    """Loads what the strategy needs, at a small plan: that is no part of the budget."""
+def _load(snapshot: Snapshot, batch: TaskBatch, policy: Policy, *, front: bool) -> None:
+    """Loads what is needed at a small plan: that is no part of the budget."""
     if len(batch) >= _MANY:
         fast.load()
     few = TaskBatch(
@@ -264,6 +260,8 @@ def _load(snapshot: Snapshot, batch: TaskBatch, policy: Policy) -> None:
     )
     rng = np.random.default_rng(0)
     strategies.get(policy.strategy).plan(snapshot, few, policy, 0.0, rng, lambda: False, 1)
+    if front:
+        pareto_front(snapshot, few, policy, 0.0, rng, lambda: False, 1)
 
 
 def _score(

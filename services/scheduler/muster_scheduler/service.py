@@ -21,6 +21,7 @@ from muster_scheduler.core.explain import explain
 from muster_scheduler.core.records import AgentEntry
 from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
+from muster_scheduler.planning import Planner
 from muster_scheduler.sessions import Session as OpenSession
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -42,6 +43,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.leader: Leader | None = None
         self.leader_address = ""
         self._version = version
+        self._planner = Planner()
 
     async def _leading(self) -> Leader:
         leader = self.leader
@@ -133,6 +135,23 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             agents=found.agents,
             smallest_change=found.smallest_change,
         )
+
+    async def Plan(
+        self, request: scheduler_pb2.PlanRequest, context: Any
+    ) -> scheduler_pb2.PlanResponse:
+        leader = await self._leading()
+        state = leader.state
+        queued = state.counts()["queued"]
+        response = await self._planner.plan(
+            state.table.view(),
+            request,
+            state.policy,
+            leader.now().clock_ms / 1000,
+            # None where the call came over a stream of calls, which ends it by itself.
+            None if context is None else context.time_remaining(),
+        )
+        response.queued = queued
+        return response
 
     async def GetClusterStatus(
         self, request: scheduler_pb2.GetClusterStatusRequest, context: Any

@@ -111,7 +111,8 @@ class Servers:
     """The processes; they outlive a test's event loop. `registry_port` is where its registry
     will be.
 
-    By default no stall of the machine costs a leader its lead, or storage its Redis.
+    By default no stall of the machine costs a leader its lead, or storage its Redis, and nothing
+    is learned.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Servers:
         *,
         leader_ttl_s: int = 60,
         redis_timeout_s: int = 50,
+        learn_every_s: int = 0,
     ) -> None:
         self.etcd = EtcdServer(folder / "etcd")
         self.redis = RedisServer(folder / "redis")
@@ -142,6 +144,7 @@ class Servers:
             "MUSTER_STORAGE": self.storage.endpoint,
             "MUSTER_REGISTRY": f"127.0.0.1:{self.registry_port}",
             "MUSTER_LEADER_TTL_S": str(leader_ttl_s),
+            "MUSTER_LEARN_EVERY_S": str(learn_every_s),
         }
         self.schedulers = [
             PythonService(folder / f"scheduler{n}", "muster_scheduler", env)

@@ -22,6 +22,7 @@ from muster_scheduler import metrics
 from muster_scheduler.config import Config
 from muster_scheduler.errors import passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
+from muster_scheduler.learner import Learner
 from muster_scheduler.service import SchedulerService
 from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.warming import Warming
@@ -148,9 +149,7 @@ class Scheduler:
         )
         policies = StoredPolicy(self._storage, Policy(self._config.strategy))
         await policies.read()
-        leader = Leader(
-            self._storage, answer.term, answer.clock_ms, policies, self._advertise
-        )
+        leader = Leader(self._storage, answer.term, answer.clock_ms, policies, self._advertise)
         await leader.load_wishes()
         return leader
 
@@ -164,6 +163,9 @@ class Scheduler:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(leader.run(), name="leader")
+                if self._config.learn_every_s:
+                    learner = Learner(leader, self._config.learn_every_s)
+                    group.create_task(learner.run(), name="learner")
                 group.create_task(follow_registry(leader, self._registry), name="registry")
                 for monitor in self._monitors:
                     group.create_task(follow_monitor(leader, monitor), name="monitor")

@@ -12,11 +12,16 @@ from muster_scheduler.placement.plan import DEFAULT_STRATEGY
 
 DEFAULT_LISTEN = "127.0.0.1:7701"
 DEFAULT_METRICS_LISTEN = "127.0.0.1:7711"
+DEFAULT_LEARN_EVERY_S = 60
+MAX_LEARN_EVERY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Addresses are host:port. `advertise` is what agents and gateways are told to dial."""
+    """Addresses are host:port. `advertise` is what agents and gateways are told to dial.
+
+    `learn_every_s` is the least time between two trainings; 0 = nothing is learned.
+    """
 
     listen: str
     metrics_listen: str
@@ -28,6 +33,7 @@ class Config:
     monitors: tuple[str, ...]
     strategy: str = DEFAULT_STRATEGY
     leader_ttl_s: int = 3
+    learn_every_s: int = DEFAULT_LEARN_EVERY_S
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -41,6 +47,10 @@ class Config:
         ttl = environ.get("MUSTER_LEADER_TTL_S", "3")
         if not (ttl.isascii() and ttl.isdigit()) or not 2 <= int(ttl) <= 60:
             raise ConfigurationError("MUSTER_LEADER_TTL_S", ttl, "whole seconds, 2 to 60")
+        learn = environ.get("MUSTER_LEARN_EVERY_S", str(DEFAULT_LEARN_EVERY_S))
+        if not (learn.isascii() and learn.isdigit()) or int(learn) > MAX_LEARN_EVERY_S:
+            limit = f"whole seconds, 0 to {MAX_LEARN_EVERY_S}"
+            raise ConfigurationError("MUSTER_LEARN_EVERY_S", learn, limit)
         return cls(
             listen=listen,
             metrics_listen=address(environ, "MUSTER_METRICS_LISTEN", DEFAULT_METRICS_LISTEN),
@@ -52,6 +62,7 @@ class Config:
             monitors=addresses(environ, "MUSTER_MONITORS", optional=True),
             strategy=chosen,
             leader_ttl_s=int(ttl),
+            learn_every_s=int(learn),
         )
 
 

@@ -34,9 +34,16 @@ SESSION_MESSAGES = Counter(
 HEARD = SESSION_MESSAGES.labels("in")
 SAID = SESSION_MESSAGES.labels("out")
 
+ATTEMPTS_NOTED = Counter("muster_attempts_noted", "Attempts noted to learn run times from.")
+ATTEMPTS_FORGOTTEN = Counter(
+    "muster_attempts_forgotten", "Noted attempts that there was no room for."
+)
+MODEL_VERSION = Gauge("muster_model_version", "The run-time model in use, 0 = none.")
+STRAGGLERS = Counter("muster_stragglers", "Attempts that ran far longer than was expected.")
+
 
 def forget_leadership() -> None:
     """A standby has no tasks and knows no agents."""
-    for gauge in (LEADER, TERM, QUEUED, ASSIGNED, RUNNING):
+    for gauge in (LEADER, TERM, QUEUED, ASSIGNED, RUNNING, MODEL_VERSION):
         gauge.set(0)
     AGENTS.clear()

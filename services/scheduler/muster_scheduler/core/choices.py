@@ -60,6 +60,9 @@ class Choices:
         self._followed[followed.number] = followed
         return followed
 
+    def __len__(self) -> int:
+        return len(self._followed)
+
     def of(self, number: int) -> Followed | None:
         return self._followed.get(number)
 

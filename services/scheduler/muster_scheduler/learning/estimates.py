@@ -40,13 +40,16 @@ class Quantiles(msgspec.Struct, frozen=True):
         """TIMEOUT_FACTOR times the highest quantile."""
         return max(MIN_TIMEOUT_S, TIMEOUT_FACTOR * self.seconds[-1])
 
-    def is_straggler(self, elapsed_s: float) -> bool:
-        """Whether it has run longer than 99 of 100 such attempts do.
+    @property
+    def straggles_after_s(self) -> float:
+        """What 99 of 100 such attempts end within.
 
         A declared estimate is one number, so three times it is allowed.
         """
-        limit = self.seconds[-1] if self.source == "learned" else 3.0 * self.seconds[-1]
-        return elapsed_s > limit
+        return self.seconds[-1] if self.source == "learned" else 3.0 * self.seconds[-1]
+
+    def is_straggler(self, elapsed_s: float) -> bool:
+        return elapsed_s > self.straggles_after_s
 
     def remaining_s(self, elapsed_s: float) -> float:
         """Median of what is left, given that it has run `elapsed_s` ≥ 0 already.

@@ -94,6 +94,16 @@ class Foresight:
             self._refit_at = math.ceil(seen * 1.25)
             self._refit()
 
+    def resume(self, window: Sequence[Attempt], model: RuntimeModel | None) -> None:
+        """Takes over from another leader: its window, oldest first, and its newest model."""
+        self.history.add(window)
+        if model is not None:
+            self._use(model)
+            # What it may have missed since is no reason to train at once.
+            self.training_began()
+        elif MIN_ATTEMPTS < self.history.seen < MIN_BOOSTED:
+            self._refit()
+
     def training_due(self) -> bool:
         """Whether enough has come for `train` to be worth its seconds."""
         return self.history.seen >= self._train_at
@@ -137,14 +147,32 @@ class Foresight:
 
     def quantiles(self, task: TaskFeatures, agent: AgentFeatures) -> Quantiles:
         """Of the run time on one agent, without the optimism of exploring."""
+        return self.quantiles_of([Attempt(task, agent, 1.0)])[0]
+
+    def quantiles_of(self, attempts: Sequence[Attempt]) -> list[Quantiles]:
+        """Of attempts that have not ended; their `run_s` is not looked at."""
         model = self.model
-        if model is None or not model.is_trusted(task.skill):
-            return declared(task.declared_s or UNKNOWN_S)
-        log_s = model.of_attempts([Attempt(task, agent, 1.0)])[:, 0]
-        correction = self._corrections.get(pair_key(task.skill, agent.agent_id))
-        if correction is not None:
-            log_s = log_s + correction.effect
-        return Quantiles(tuple(np.exp(log_s).tolist()), "learned")
+        found = [declared(a.task.declared_s or UNKNOWN_S) for a in attempts]
+        if model is None:
+            return found
+        trusted = [row for row, a in enumerate(attempts) if model.is_trusted(a.task.skill)]
+        if not trusted:
+            return found
+        log_s = model.of_attempts([attempts[row] for row in trusted])
+        for column, row in enumerate(trusted):
+            key = pair_key(attempts[row].task.skill, attempts[row].agent.agent_id)
+            correction = self._corrections.get(key)
+            effect = 0.0 if correction is None else correction.effect
+            seconds = np.exp(log_s[:, column] + effect)
+            found[row] = Quantiles(tuple(seconds.tolist()), "learned")
+        return found
+
+    def medians_s(self, attempts: Sequence[Attempt]) -> list[float]:
+        """Of attempts as `quantiles_of` has them; 0 where the declared estimate would be used."""
+        return [
+            found.median_s if found.source == "learned" else 0.0
+            for found in self.quantiles_of(attempts)
+        ]
 
     def remaining_s(self, predicted_s: FloatArray, elapsed_s: FloatArray) -> FloatArray:
         """float64 [R]: what is left of attempts that were predicted to take `predicted_s`.

@@ -26,10 +26,17 @@ class LeaderClient:
         self._absent_until_s = 0.0
 
     async def call(
-        self, method: str, request: object, *, timeout_s: float, search_s: float = SEARCH_S
+        self,
+        method: str,
+        request: object,
+        *,
+        timeout_s: float,
+        search_s: float = SEARCH_S,
+        streamed: bool = True,
     ) -> Any:
         """A call that may be repeated: it may have acted before its answer was lost.
 
+        Calls with large messages or long answers are better not `streamed` among the others.
         Raises Unavailable when no leader was found within `search_s`, DeadlineExceeded when
         the leader does not answer within `timeout_s`, and what the leader raises.
         """
@@ -45,7 +52,7 @@ class LeaderClient:
                     method,
                     request,
                     timeout_s=timeout_s,
-                    streamed=True,
+                    streamed=streamed,
                 )
             except NotLeader as error:
                 failure: Unavailable = error

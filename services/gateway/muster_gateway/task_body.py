@@ -26,7 +26,7 @@ _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>.*)`")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>[0-9]+)\]|(?P<any>\[\.\.\.\])")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A batch's task lies in an object in a list; a single task's input one level down.
-_BATCH_LEVELS, _SINGLE_LEVELS = 3, 1
+BATCH_LEVELS, _SINGLE_LEVELS = 3, 1
 
 
 class ConstraintIn(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -73,7 +73,7 @@ def decode_submission(body: bytes, *, ndjson: bool) -> tuple[list[TaskIn], bool]
     """
     check_text(body)
     is_batch = ndjson or _FIRST_KEY_IS_TASKS.match(body) is not None
-    levels = _BATCH_LEVELS if is_batch and not ndjson else _SINGLE_LEVELS
+    levels = BATCH_LEVELS if is_batch and not ndjson else _SINGLE_LEVELS
     if json_depth(body) > MAX_JSON_DEPTH + levels:
         _refuse_depth(body, ndjson)
     try:
@@ -109,10 +109,13 @@ def check_text(body: bytes) -> None:
         raise MalformedBody("body", spot, limit) from error
 
 
-def decode_bounded(body: bytes, kind: type[Any]) -> Any:
-    """Any other JSON body as a msgspec type, with the same checks and errors."""
+def decode_bounded(body: bytes, kind: type[Any], levels: int = 0) -> Any:
+    """Any other JSON body as a msgspec type, with the same checks and errors.
+
+    `levels` are those around the values that are bounded in depth.
+    """
     check_text(body)
-    if json_depth(body) > MAX_JSON_DEPTH:
+    if json_depth(body) > MAX_JSON_DEPTH + levels:
         raise _too_deep("body")
     try:
         return msgspec.json.decode(body, type=kind)

@@ -99,14 +99,22 @@ class CheckedTasks:
 
 
 def check_tasks(
-    tasks: Sequence[TaskIn], tenant: TenantId, skills: InputCheck, *, is_batch: bool
+    tasks: Sequence[TaskIn],
+    tenant: TenantId,
+    skills: InputCheck,
+    *,
+    is_batch: bool,
+    first: int = 0,
 ) -> CheckedTasks:
-    """All tasks or none. Raises InvalidInput naming the first bad field."""
+    """All tasks or none. Raises InvalidInput naming the first bad field.
+
+    `first` is the number of the first one in its batch.
+    """
     known_skills: dict[str, bool] = {}
     by_shape: dict[object, task_pb2.TaskSpec] = {}
     templates: list[task_pb2.TaskSpec] = []
     add = templates.append
-    for index, task in enumerate(tasks):
+    for index, task in enumerate(tasks, first):
         where = f"tasks[{index}]." if is_batch else ""
         checked = known_skills.get(task.skill)
         if checked is None:
@@ -118,7 +126,7 @@ def check_tasks(
             raise InvalidInput(f"{where}input", f"{input_bytes} bytes", limit)
         if checked:
             skills.check(tenant, task.skill, bytes(task.input), f"{where}input")
-        shape = _shape(task)
+        shape = shape_of(task)
         template = by_shape.get(shape)
         if template is None:
             template = by_shape[shape] = _template(task, tenant, where)
@@ -126,7 +134,7 @@ def check_tasks(
     return CheckedTasks(tenant, tasks, templates)
 
 
-def _shape(task: TaskIn) -> object:
+def shape_of(task: TaskIn) -> object:
     """Equal for tasks that differ in skill and input alone."""
     return (
         tuple(task.resources.items()) if task.resources else task.resources is None,

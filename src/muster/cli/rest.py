@@ -76,13 +76,22 @@ class Rest:
         params: Mapping[str, Any] | None = None,
         key: str = "",
         repeatable: bool = True,
+        read_s: float = _READ_S,
     ) -> Any:
         """The JSON answer to POST; `key` is the Idempotency-Key. Raises Failure.
 
-        Not `repeatable`: it is sent again only when it certainly has not arrived.
+        Not `repeatable`: it is sent again only when it certainly has not arrived. `read_s` is how
+        long the answer may take.
         """
         headers = {"Idempotency-Key": key} if key else None
-        request = self._http.build_request("POST", path, json=body, params=params, headers=headers)
+        request = self._http.build_request(
+            "POST",
+            path,
+            json=body,
+            params=params,
+            headers=headers,
+            timeout=httpx.Timeout(read_s, connect=_CONNECT_S),
+        )
         return self._answer(request, repeatable=repeatable)
 
     def delete(self, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Commands on tasks: `tasks`, `task`, `result`, `cancel`, `logs`, `explain`, and `submit`."""
+"""Commands on tasks: `tasks`, `task`, `result`, `cancel`, `logs`, `explain`, `submit`, `plan`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from muster.cli.failure import EXIT_FAILED, Failure
+from muster.cli.plan_command import plan
 from muster.cli.session import Session
 from muster.cli.submit_command import submit
 
@@ -24,7 +25,16 @@ _EXPLAINED = 10
 
 def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
-    commands: tuple[Callable[..., None], ...] = (submit, tasks, task, result, cancel, logs, explain)
+    commands: tuple[Callable[..., None], ...] = (
+        submit,
+        plan,
+        tasks,
+        task,
+        result,
+        cancel,
+        logs,
+        explain,
+    )
     for command in commands:
         app.command()(command)
 

@@ -13,7 +13,8 @@ from muster.cli.show import age, clean, duration, parse_time
 from muster.cli.task_body import batches, parse_constraint
 
 COMMANDS = (
-    *("up", "down", "status", "submit", "tasks", "task", "result", "cancel", "logs", "explain"),
+    *("up", "down", "status", "submit", "plan", "tasks", "task", "result", "cancel"),
+    *("logs", "explain"),
     *(
         "agents",
         "agent",

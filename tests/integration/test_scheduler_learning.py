@@ -52,7 +52,7 @@ async def work(cluster: Cluster, agents: list[FakeAgent], batches: int) -> int:
     for number in range(batches):
         size = 1 + number % 9
         idents = await cluster.submit(BATCH, input_json=msgspec.json.encode({"n": size}))
-        await soon(lambda i=idents: all(taker(agents, t) is not None for t in i))
+        await taken(agents, idents)
         for ident in idents:
             agent = taker(agents, ident)
             assert agent is not None
@@ -68,10 +68,16 @@ async def work(cluster: Cluster, agents: list[FakeAgent], batches: int) -> int:
                     ended_at_ms=began_ms + took_ms,
                 ),
             )
-        await soon(
-            lambda i=idents: all((t, 1) in a.acks for t in i if (a := taker(agents, t)) is not None)
-        )
+        await acknowledged(agents, idents)
     return batches * BATCH
+
+
+async def taken(agents: list[FakeAgent], idents: list[TaskId]) -> None:
+    await soon(lambda: all(taker(agents, ident) is not None for ident in idents))
+
+
+async def acknowledged(agents: list[FakeAgent], idents: list[TaskId]) -> None:
+    await soon(lambda: all(any((i, 1) in a.acks for a in agents) for i in idents))
 
 
 def taker(agents: list[FakeAgent], ident: TaskId) -> FakeAgent | None:

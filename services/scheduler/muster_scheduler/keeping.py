@@ -12,6 +12,7 @@ A leader writes chunks under its own term, so that two that overlap spoil nothin
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -225,7 +226,7 @@ class Archive:
         except MusterError as error:
             # A damaged file is told as Unavailable: as after any failure, the next one is tried.
             return CorruptModel(str(error))
-        return from_blob(bytes(blob))
+        return await asyncio.to_thread(from_blob, bytes(blob))
 
     # ---------------------------------------------------------------- choices
 

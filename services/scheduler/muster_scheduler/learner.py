@@ -90,7 +90,7 @@ class Learner:
                 await asyncio.sleep(full_jitter(failures, last_s=10.0))
         foresight = self._state.foresight
         lessons = [a for r in records if (a := r.lesson()) is not None]
-        foresight.resume(lessons, model)
+        await self._correct(foresight.resume(lessons, model))
         if choices:
             why = _auto().bandit.load_json(choices)
             if why is not None:
@@ -261,9 +261,10 @@ class Learner:
                 )
                 continue
             said = {"attempts": len(window), "seconds": round(boot_s() - began_s, 1)}
-            if training.model is None or not foresight.install(training):
+            if training.model is None:
                 _LOG.info("no new run-time model", why=training.why, **said)
                 continue
+            await self._correct(foresight.adopt(training.model))
             metrics.MODEL_VERSION.set(training.model.version)
             evaluation = training.model.evaluation
             _LOG.info(
@@ -276,6 +277,11 @@ class Learner:
                 **said,
             )
             await self._save(training.model)
+
+    async def _correct(self, news: Sequence[Attempt]) -> None:
+        for start in range(0, len(news), _AT_ONCE):
+            self._state.foresight.correct(news[start : start + _AT_ONCE])
+            await asyncio.sleep(0)
 
     async def _save(self, model: RuntimeModel) -> None:
         try:

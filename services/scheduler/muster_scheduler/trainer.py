@@ -72,7 +72,7 @@ async def train_elsewhere(
     reply = msgspec.msgpack.decode(out, type=_Reply)
     if not reply.blob:
         return Training(None, reply.why, reply.candidate, reply.predecessor)
-    model = from_blob(reply.blob)
+    model = await asyncio.to_thread(from_blob, reply.blob)
     if isinstance(model, CorruptModel):
         raise Unavailable("training", f"it gave a model that is none: {model.why}")
     return Training(model, reply.why, reply.candidate, reply.predecessor)

@@ -13,7 +13,7 @@ from muster_scheduler.core.state import ClusterState
 from muster_scheduler.learning.attempts import Attempt
 
 # Most attempts are over before anybody would ask; they cost nothing here.
-_LOOKED_AT_AFTER_S = 1.0
+_LOOKED_AT_AFTER_MS = 1000
 # Attempts judged for the first time in one look: some milliseconds. The rest has its turn next.
 _NEW_AT_ONCE = 200
 
@@ -31,6 +31,7 @@ class Straggler(msgspec.Struct, frozen=True):
 
 
 class _Known(msgspec.Struct):
+    attempt: int
     bound_s: float
     expected_s: float
     source: str
@@ -41,35 +42,41 @@ class Stragglers:
     """Those of one leader; each is told once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[TaskId, int], _Known] = {}
+        self._known: dict[TaskId, _Known] = {}
         self._version = 0
 
     def look(self, state: ClusterState, now: Now) -> list[Straggler]:
-        """Which attempts have become stragglers since the last look; about once a second."""
+        """Which attempts have become stragglers since the last look; about once a second.
+
+        Some 5 ms for 10,000 attempts that run.
+        """
         model = state.foresight.model
         version = 0 if model is None else model.version
-        running = [
-            (task, elapsed)
-            for agent in state.agents.values()
-            for task in agent.tasks.values()
-            if task.started and (elapsed := elapsed_s(task, now)) >= _LOOKED_AT_AFTER_S
-        ]
         # A newer model knows better; what was told stays told.
-        fresh = self._version != version
-        self._version = version
+        fresh, self._version = self._version != version, version
         before, self._known = self._known, {}
-        strangers: list[tuple[OpenTask, float]] = []
-        for task, elapsed in running:
-            key = (task.id, task.status.attempt)
-            known = before.get(key)
-            if known is not None and (known.told or not fresh):
-                self._known[key] = known
-            elif len(strangers) < _NEW_AT_ONCE:
-                strangers.append((task, elapsed))
-        self._meet(state, [task for task, _ in strangers])
-        return [
-            found for task, elapsed in running if (found := self._judge(task, elapsed)) is not None
-        ]
+        strangers: list[OpenTask] = []
+        found = []
+        started_before = now.clock_ms - _LOOKED_AT_AFTER_MS
+        for agent in state.agents.values():
+            for task in agent.tasks.values():
+                status = task.status
+                if not task.started or not 0 < status.started_clock_ms <= started_before:
+                    continue
+                known = before.get(task.id)
+                if known is None or known.attempt != status.attempt or (fresh and not known.told):
+                    if len(strangers) < _NEW_AT_ONCE:
+                        strangers.append(task)
+                    continue
+                self._known[task.id] = known
+                if not known.told and elapsed_s(task, now) > known.bound_s:
+                    found.append(_tell(task, known, now))
+        self._meet(state, strangers)
+        for task in strangers:
+            known = self._known[task.id]
+            if not known.told and elapsed_s(task, now) > known.bound_s:
+                found.append(_tell(task, known, now))
+        return found
 
     def _meet(self, state: ClusterState, tasks: list[OpenTask]) -> None:
         if not tasks:
@@ -85,21 +92,19 @@ class Stragglers:
             # A service never ends, and of what nobody has said or seen nothing is late.
             unknown = found.source != "learned" and not task.spec.estimate_ms
             told = unknown or task.spec.lifetime is Lifetime.SERVICE
-            self._known[task.id, task.status.attempt] = _Known(
-                found.straggles_after_s, found.median_s, found.source, told
+            self._known[task.id] = _Known(
+                task.status.attempt, found.straggles_after_s, found.median_s, found.source, told
             )
 
-    def _judge(self, task: OpenTask, elapsed: float) -> Straggler | None:
-        known = self._known.get((task.id, task.status.attempt))
-        if known is None or known.told or elapsed <= known.bound_s:
-            return None
-        known.told = True
-        return Straggler(
-            task,
-            task.status.agent,
-            task.status.attempt,
-            elapsed,
-            known.bound_s,
-            known.expected_s,
-            known.source,
-        )
+
+def _tell(task: OpenTask, known: _Known, now: Now) -> Straggler:
+    known.told = True
+    return Straggler(
+        task,
+        task.status.agent,
+        known.attempt,
+        elapsed_s(task, now),
+        known.bound_s,
+        known.expected_s,
+        known.source,
+    )

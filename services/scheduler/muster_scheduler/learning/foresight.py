@@ -15,7 +15,7 @@ from muster_scheduler.learning.attempts import AgentFeatures, Attempt, History, 
 from muster_scheduler.learning.effects import pair_key
 from muster_scheduler.learning.estimates import Quantiles, declared
 from muster_scheduler.learning.evaluation import MEDIAN, UNKNOWN_S
-from muster_scheduler.learning.model import RuntimeModel, agent_columns
+from muster_scheduler.learning.model import MAX_TREE_PAIRS, RuntimeModel, agent_columns
 from muster_scheduler.learning.ridge import MIN_ATTEMPTS
 from muster_scheduler.learning.training import MIN_BOOSTED, NEWEST_SHARE, Training, fit_ridge
 from muster_scheduler.placement.snapshot import BoolArray, FloatArray
@@ -64,8 +64,12 @@ class _SkillRow:
 class Foresight:
     """Predictions for a set of agents that changes now and then."""
 
-    def __init__(self, *, explores: bool = True) -> None:
-        """`explores`: agents hardly tried count as fast, so that they are tried."""
+    def __init__(self, *, explores: bool = True, tree_pairs: int = MAX_TREE_PAIRS) -> None:
+        """`explores`: agents hardly tried count as fast, so that they are tried.
+
+        `tree_pairs`: pairs of task and agent up to which `response_s` asks the trees of each.
+        """
+        self._tree_pairs = tree_pairs
         self.history = History()
         self.model: RuntimeModel | None = None
         self._explores = explores
@@ -88,21 +92,25 @@ class Foresight:
     def observe(self, attempts: Sequence[Attempt]) -> None:
         """Takes in attempts that succeeded, in the order of their ends."""
         self.history.add(attempts)
-        self._correct(attempts)
+        self.correct(attempts)
         seen = self.history.seen
         if seen < MIN_BOOSTED and seen >= self._refit_at:
             self._refit_at = math.ceil(seen * 1.25)
             self._refit()
 
-    def resume(self, window: Sequence[Attempt], model: RuntimeModel | None) -> None:
-        """Takes over from another leader: its window, oldest first, and its newest model."""
+    def resume(self, window: Sequence[Attempt], model: RuntimeModel | None) -> Sequence[Attempt]:
+        """Takes over from another leader: its window, oldest first, and its newest model.
+
+        Returns as `adopt`.
+        """
         self.history.add(window)
         if model is not None:
-            self._use(model)
-            # What it may have missed since is no reason to train at once.
+            # What that leader may have learned since is no reason to train at once.
             self.training_began()
-        elif MIN_ATTEMPTS < self.history.seen < MIN_BOOSTED:
+            return self.adopt(model)
+        if MIN_ATTEMPTS < self.history.seen < MIN_BOOSTED:
             self._refit()
+        return ()
 
     def training_due(self) -> bool:
         """Whether enough has come for `train` to be worth its seconds."""
@@ -119,6 +127,16 @@ class Foresight:
             return False
         self._use(training.model)
         return True
+
+    def adopt(self, model: RuntimeModel) -> Sequence[Attempt]:
+        """Uses the model. Returns what is news to it, for `correct`, in slices if there is much:
+        what it was judged on and what came since."""
+        self.model = model
+        self._left = _left_table(model.offsets)
+        self._rows.clear()
+        self._corrections.clear()
+        window = self.history.window()
+        return window[min(model.trained, len(window)) :]
 
     def response_s(self, tasks: Sequence[TaskFeatures], load: FloatArray | None) -> FloatArray:
         """t_ij, float64 [N, M]: predicted run times on the agents of `set_agents`.
@@ -138,7 +156,10 @@ class Foresight:
         asked = [tasks[row] for row in trusted]
         rows = {skill: self._row(model, skill) for skill in {task.skill for task in asked}}
         log_s = model.medians(
-            asked, self._columns, {skill: row.effect for skill, row in rows.items()}
+            asked,
+            self._columns,
+            {skill: row.effect for skill, row in rows.items()},
+            self._tree_pairs,
         )
         corrections = {skill: self._applied(row) for skill, row in rows.items()}
         log_s += np.array([corrections[task.skill] for task in asked])
@@ -187,7 +208,8 @@ class Foresight:
         remaining: FloatArray = predicted_s * (np.interp(ratio, grid, left) + beyond * left[-1])
         return remaining
 
-    def _correct(self, attempts: Sequence[Attempt]) -> None:
+    def correct(self, attempts: Sequence[Attempt]) -> None:
+        """Moves what is expected of the attempts' agents towards what came true."""
         model = self.model
         if model is None:
             return
@@ -214,13 +236,7 @@ class Foresight:
             self._use(fit_ridge(window[:cut], window[cut:], version))
 
     def _use(self, model: RuntimeModel) -> None:
-        self.model = model
-        self._left = _left_table(model.offsets)
-        self._rows.clear()
-        self._corrections.clear()
-        # What the model was judged on and what came since is news to it.
-        window = self.history.window()
-        self._correct(window[min(model.trained, len(window)) :])
+        self.correct(self.adopt(model))
 
     def _row(self, model: RuntimeModel, skill: str) -> _SkillRow:
         row = self._rows.get(skill)

@@ -95,12 +95,16 @@ class RuntimeModel:
         return self._rows(tasks, linear, np.array(effects), agents)
 
     def medians(
-        self, tasks: Sequence[TaskFeatures], columns: FloatArray, effects: Mapping[str, FloatArray]
+        self,
+        tasks: Sequence[TaskFeatures],
+        columns: FloatArray,
+        effects: Mapping[str, FloatArray],
+        tree_pairs: int = MAX_TREE_PAIRS,
     ) -> FloatArray:
         """float64 [N, M], log seconds at the median for each task on each agent.
 
         `columns` float64 [M, 5] are `agent_columns` of the agents, `effects` by skill float64 [M].
-        NaN for unknown skills.
+        NaN for unknown skills. `tree_pairs` as MAX_TREE_PAIRS.
         """
         count = columns.shape[0]
         linear = np.full((len(tasks), count), np.nan)
@@ -112,7 +116,7 @@ class RuntimeModel:
         if not self.forests or not count:
             return linear + self.offsets[MEDIAN]
         forest = self.forests[MEDIAN]
-        if linear.size > MAX_TREE_PAIRS:
+        if linear.size > tree_pairs:
             effect = np.array([effects[task.skill].mean() for task in tasks])
             average = np.tile(columns.mean(axis=0), (len(tasks), 1))
             about = self._rows(tasks, linear.mean(axis=1), effect, average)

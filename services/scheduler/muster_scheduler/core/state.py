@@ -37,6 +37,8 @@ from muster_scheduler.placement.snapshot import AgentTable
 
 # What a parent does not use while it waits; memory and devices stay occupied.
 _LENT_WHILE_WAITING = frozenset({"cpu", "slots"})
+# Of task and agent, up to which each is asked of the model's trees: some 10 ms a plan.
+_TREE_PAIRS = 1024
 
 
 class ClusterState:
@@ -72,7 +74,7 @@ class ClusterState:
         # Something changed that may let a waiting task be placed.
         self.place_again = False
         # What was learned, for which agents it was last asked, and what is yet to be learned.
-        self.foresight = Foresight()
+        self.foresight = Foresight(tree_pairs=_TREE_PAIRS)
         self.foreseen: tuple[int, int, int] | None = None
         self.notes = Notes()
         self.choices = Choices()

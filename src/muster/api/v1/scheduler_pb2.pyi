@@ -403,6 +403,7 @@ class ExplainResponse(_message.Message):
     ETA_WHY_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    EXPECTED_END_MS_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     state: _task_pb2.TaskState.ValueType
     summary: _builtins.str
@@ -415,6 +416,10 @@ class ExplainResponse(_message.Message):
     """Milliseconds from now until it is expected to start; unset = not known, eta_why says why."""
     eta_why: _builtins.str
     strategy: _builtins.str
+    expected_end_ms: _builtins.int
+    """Unix milliseconds when its running attempt is expected to end, given how long it has run;
+    0 = it does not run, or nothing is known.
+    """
     @_builtins.property
     def excluded(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Reason to number of agents excluded by it."""
@@ -443,10 +448,11 @@ class ExplainResponse(_message.Message):
         eta_why: _builtins.str = ...,
         change: Global___PlacingChange | None = ...,
         strategy: _builtins.str = ...,
+        expected_end_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "change", b"change", "eta_ms", b"eta_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "agents", b"agents", "candidates", b"candidates", "change", b"change", "eta_ms", b"eta_ms", "eta_why", b"eta_why", "excluded", b"excluded", "found", b"found", "queue_length", b"queue_length", "queue_position", b"queue_position", "smallest_change", b"smallest_change", "state", b"state", "strategy", b"strategy", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms", "agents", b"agents", "candidates", b"candidates", "change", b"change", "eta_ms", b"eta_ms", "eta_why", b"eta_why", "excluded", b"excluded", "expected_end_ms", b"expected_end_ms", "found", b"found", "queue_length", b"queue_length", "queue_position", b"queue_position", "smallest_change", b"smallest_change", "state", b"state", "strategy", b"strategy", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_ms: _TypeAlias = _typing.Literal["eta_ms"]  # noqa: Y015
     _WhichOneofArgType__eta_ms: _TypeAlias = _typing.Literal["_eta_ms", b"_eta_ms"]  # noqa: Y015

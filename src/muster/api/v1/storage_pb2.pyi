@@ -75,6 +75,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_KIND_POLICY_CHANGED: _EventKind.ValueType  # 5
     EVENT_KIND_AGENT_WISH_CHANGED: _EventKind.ValueType  # 6
     EVENT_KIND_LEADER_CHANGED: _EventKind.ValueType  # 7
+    EVENT_KIND_TASK_STRAGGLER: _EventKind.ValueType  # 8
+    """An attempt has run longer than nearly all attempts of its kind; told once, `why` says how long."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
 
@@ -86,6 +88,8 @@ EVENT_KIND_AGENT_CHANGED: EventKind.ValueType  # 4
 EVENT_KIND_POLICY_CHANGED: EventKind.ValueType  # 5
 EVENT_KIND_AGENT_WISH_CHANGED: EventKind.ValueType  # 6
 EVENT_KIND_LEADER_CHANGED: EventKind.ValueType  # 7
+EVENT_KIND_TASK_STRAGGLER: EventKind.ValueType  # 8
+"""An attempt has run longer than nearly all attempts of its kind; told once, `why` says how long."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final

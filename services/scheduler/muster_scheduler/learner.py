@@ -179,9 +179,10 @@ class Learner:
     def _tell(self, late: Straggler) -> None:
         metrics.STRAGGLERS.inc()
         why = (
-            f"has run {late.elapsed_s:.1f} s on agent {late.agent}; "
+            f"it has run {late.elapsed_s:.1f} s on agent {late.agent}; "
             f"{late.expected_s:.1f} s were expected, {late.bound_s:.1f} s are the bound"
         )
+        self._leader.publisher.straggler(late, why)
         _LOG.warning(
             "straggler",
             task=late.task.id,

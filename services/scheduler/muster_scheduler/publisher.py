@@ -14,6 +14,7 @@ from muster.rpc.clock import wall_ms
 from muster.rpc.conversion import AGENT_STATE_TO_PROTO
 from muster_scheduler import metrics
 from muster_scheduler.core.commands import AgentChanged
+from muster_scheduler.core.stragglers import Straggler
 from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -61,6 +62,21 @@ class Publisher:
                 incarnation=change.incarnation,
                 agent_state=AGENT_STATE_TO_PROTO[change.state],
                 why=change.why,
+            )
+        )
+
+    def straggler(self, late: Straggler, why: str) -> None:
+        """An attempt takes far longer than was expected."""
+        self.add(
+            storage_pb2.Event(
+                kind=storage_pb2.EVENT_KIND_TASK_STRAGGLER,
+                tenant=late.task.spec.tenant,
+                at_ms=wall_ms(),
+                task_id=late.task.id,
+                attempt=late.attempt,
+                agent=late.agent,
+                skill=late.task.spec.skill,
+                why=why,
             )
         )
 

@@ -18,6 +18,7 @@ from muster.rpc import conversion
 from muster_scheduler import metrics
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.explain import explain
+from muster_scheduler.core.foretelling import remaining_s
 from muster_scheduler.core.records import AgentEntry
 from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
@@ -121,7 +122,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         task = leader.state.tasks.get(TaskId(request.id))
         if task is None or task.spec.tenant != request.tenant:
             return scheduler_pb2.ExplainResponse(found=False)
-        found = explain(leader.state, task, leader.now())
+        now = leader.now()
+        found = explain(leader.state, task, now)
+        left_s = remaining_s(leader.state, task, now)
         summary = found.summary
         if leader.restricted and found.state is TaskState.PENDING:
             summary = f"etcd does not confirm the leader, so nothing new is placed; {summary}"
@@ -134,6 +137,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             excluded=dict(found.excluded),
             agents=found.agents,
             smallest_change=found.smallest_change,
+            expected_end_ms=0 if left_s is None else now.wall_ms + round(1000 * left_s),
         )
 
     async def Plan(

@@ -36,7 +36,8 @@ MAX_EVENTS = 10_000
 _EVENT_TASK_ID = pb.Event.TASK_ID_FIELD_NUMBER
 _EVENT_WHY = pb.Event.WHY_FIELD_NUMBER
 _EVENT_OUTCOME = pb.Event.OUTCOME_FIELD_NUMBER
-_PUBLISHED = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_AGENT_CHANGED)
+_OF_TASKS = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_TASK_STRAGGLER)
+_PUBLISHED = (*_OF_TASKS, pb.EVENT_KIND_AGENT_CHANGED)
 
 
 class _TaskEvents:
@@ -197,7 +198,8 @@ def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]
     out = []
     for event in request.events:
         if event.kind not in _PUBLISHED:
-            raise InvalidInput("events.kind", event.kind, "TASK_PROGRESS or AGENT_CHANGED")
+            limit = "TASK_PROGRESS, TASK_STRAGGLER or AGENT_CHANGED"
+            raise InvalidInput("events.kind", event.kind, limit)
         if len(event.partial_json) > MAX_PARTIAL_BYTES:
             raise TooLarge(
                 "events.partial_json", len(event.partial_json), f"at most {MAX_PARTIAL_BYTES} bytes"
@@ -205,21 +207,22 @@ def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]
         if len(event.note) > MAX_NOTE_CHARS:
             raise TooLarge("events.note", len(event.note), f"at most {MAX_NOTE_CHARS} characters")
         progress = b""
-        if event.kind == pb.EVENT_KIND_TASK_PROGRESS:
+        at_ms = event.at_ms or now_ms
+        if event.kind in _OF_TASKS:
             names.check(parse_tenant_id, event.tenant)
             parse_task_id(event.task_id)
-            at_ms = event.at_ms or now_ms
+        if event.kind == pb.EVENT_KIND_TASK_PROGRESS:
             # A partial output alone says nothing about progress: its fraction is unknown, or unset.
             if event.fraction > 0 or event.note or not event.partial_json:
                 progress = task_pb2.TaskProgress(
                     fraction=event.fraction, note=event.note, at_ms=at_ms
                 ).SerializeToString()
-        else:
+        elif event.kind == pb.EVENT_KIND_AGENT_CHANGED:
             names.check(parse_agent_id, event.agent)
             if event.tenant:
                 names.check(parse_tenant_id, event.tenant)
         event.id = ""
-        event.at_ms = event.at_ms or now_ms
+        event.at_ms = at_ms
         about = event.task_id if event.kind == pb.EVENT_KIND_TASK_PROGRESS else ""
         head = event_head(event.kind, event.tenant, event.term)
         body = event.SerializeToString()

@@ -100,6 +100,7 @@ def test_a_state_is_changed_under_a_term_only(term: int) -> None:
         (pb.Event(kind=pb.EVENT_KIND_TASK_CREATED), "events.kind"),
         (pb.Event(kind=pb.EVENT_KIND_TASK_CHANGED), "events.kind"),
         (pb.Event(kind=pb.EVENT_KIND_TASK_PROGRESS, tenant="default"), "id"),
+        (pb.Event(kind=pb.EVENT_KIND_TASK_STRAGGLER, tenant="default"), "id"),
         (pb.Event(kind=pb.EVENT_KIND_AGENT_CHANGED), "agent"),
         (pb.Event(kind=pb.EVENT_KIND_AGENT_CHANGED, agent="a", tenant="A"), "tenant"),
         (

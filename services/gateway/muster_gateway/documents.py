@@ -204,6 +204,10 @@ class Explanation(BaseModel):
     agents: int
     excluded: dict[str, int] = Field(description="Reason → number of agents excluded by it.")
     smallest_change: str | None
+    expected_end: str | None = Field(
+        description="When its running attempt should end, by what was learned or declared, given "
+        "how long it has run; null = it does not run, or nothing is known."
+    )
 
 
 class Cancelled(BaseModel):

@@ -230,6 +230,7 @@ _EVENT_NAMES: Mapping[int, str] = {
     storage_pb2.EVENT_KIND_POLICY_CHANGED: "policy.changed",
     storage_pb2.EVENT_KIND_AGENT_WISH_CHANGED: "agent.wish_changed",
     storage_pb2.EVENT_KIND_LEADER_CHANGED: "leader.changed",
+    storage_pb2.EVENT_KIND_TASK_STRAGGLER: "task.straggler",
 }
 
 
@@ -337,6 +338,7 @@ def explain_out(ident: str, answer: scheduler_pb2.ExplainResponse) -> dict[str, 
         "agents": answer.agents,
         "excluded": dict(sorted(answer.excluded.items())),
         "smallest_change": answer.smallest_change or None,
+        "expected_end": rfc3339(answer.expected_end_ms) if answer.expected_end_ms else None,
     }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import ClassVar
@@ -103,7 +103,7 @@ class ConstructiveStrategy(ABC):
         """See Strategy; draws nothing from `rng`."""
         assert snapshot.is_current(), "the agent table changed after this view was taken"
         devices: Mapping[int, Devices] = {}
-        placed: Sequence[int] | Int32Array
+        placed: list[int] | Int32Array
         free: Callable[[], IntArray]
         if tasks.demand_by_agent is not None:
             placed, left = place_by_agent(snapshot, tasks, self.scan_keys, stop)
@@ -115,13 +115,10 @@ class ConstructiveStrategy(ABC):
             placed, devices = self._place_all(snapshot, tasks, room, stop)
             free = room.array
         considered = len(placed)
-        assignment = np.full(len(tasks), -1, np.int32)
-        assignment[:considered] = placed
-        unplaced = np.flatnonzero(assignment[:considered] < 0)
-        class_of_unplaced = dict(
-            zip(unplaced.tolist(), tasks.class_id[unplaced].tolist(), strict=True)
-        )
-        reasons = LazyReasons(snapshot, tasks.classes, class_of_unplaced, free)
+        reasons = LazyReasons(snapshot, tasks.classes, _classes_of_unplaced(tasks, placed), free)
+        assignment = np.array(placed, np.int32)
+        if considered < len(tasks):
+            assignment = np.append(assignment, np.full(len(tasks) - considered, -1, np.int32))
         if not policy.measured:
             return Plan(assignment, reasons, self.name, considered, devices=devices)
         score = evaluate(snapshot, tasks, assignment, policy)
@@ -177,8 +174,12 @@ class ConstructiveStrategy(ABC):
                 pickers[class_id] = picker
             row = picker.pick()
             rows.append(row)
-            if row >= 0:
-                given = room.place(row, picker.columns, picker.spread)
+            if row < 0:
+                continue
+            if picker.is_plain:
+                room.place(row, picker.columns)
+            else:
+                given = room.place_specially(row, picker.columns, picker.spread)
                 if given:
                     devices[index] = given
         return rows, devices
@@ -203,6 +204,7 @@ class _Picker:
         "_room",
         "_strategy",
         "columns",
+        "is_plain",
         "spread",
     )
 
@@ -223,6 +225,7 @@ class _Picker:
         self._expected = expected
         self.columns = demand.columns
         self._device_columns = [(k, a) for k, a in demand.columns if k in room.devices]
+        self.is_plain = not (spread or self._device_columns)
         self._few = eligible.shape[0] <= FEW_ROWS
         self._heap: list[_Entry] = []
         self._limit = _NOT_SCANNED
@@ -272,12 +275,16 @@ class _Picker:
         for column, amount in self.columns:
             if free[column] < amount:
                 return None
-        for column, amount in self._device_columns:
-            if not self._room.devices[column].fits(row, amount):
-                return None
-        if self.spread and not self._room.admits(row, self.spread):
+        if not (self.is_plain or self._fits_specially(row)):
             return None
         return self._strategy.row_key(row, free, capacity, health, self._demand)
+
+    def _fits_specially(self, row: int) -> bool:
+        devices = self._room.devices
+        for column, amount in self._device_columns:
+            if not devices[column].fits(row, amount):
+                return False
+        return self._room.admits(row, self.spread)
 
     def _catch_up(self, placed: list[int]) -> None:
         """Enter the rows that were placed on since; their old entries are told by their stamps."""
@@ -337,6 +344,16 @@ class _Picker:
         kept_stamps = [stamps.get(row, 0) for row in row_list]
         self._heap = list(zip(kept_keys, row_list, kept_stamps, strict=True))
         heapify(self._heap)
+
+
+def _classes_of_unplaced(tasks: TaskBatch, placed: list[int] | Int32Array) -> dict[int, int]:
+    """Class ids by index of the tasks that found no row; most often there are none."""
+    if isinstance(placed, list):
+        if -1 not in placed:
+            return {}
+        placed = np.array(placed, np.int32)
+    unplaced = np.flatnonzero(placed < 0)
+    return dict(zip(unplaced.tolist(), tasks.class_id[unplaced].tolist(), strict=True))
 
 
 def _greatest(keys: FloatArray | IntArray) -> float:

@@ -65,25 +65,27 @@ class Room:
     def admits(self, row: int, spread: tuple[Spread, ...]) -> bool:
         return all(self.crowd(one.group).get(row, 0) < one.most for one in spread)
 
-    def place(
-        self,
-        row: int,
-        columns: tuple[tuple[int, int], ...],
-        spread: tuple[Spread, ...] = (),
+    def place(self, row: int, columns: tuple[tuple[int, int], ...]) -> None:
+        """A task that wants no devices and is of no group."""
+        free = self.row(row)[0]
+        for column, amount in columns:
+            free[column] -= amount
+        self.stamps[row] = self.stamps.get(row, 0) + 1
+        self.placed.append(row)
+
+    def place_specially(
+        self, row: int, columns: tuple[tuple[int, int], ...], spread: tuple[Spread, ...]
     ) -> Devices:
-        """Returns the devices that the task is given."""
+        """Any task; returns the devices that it is given."""
+        self.place(row, columns)
         for one in spread:
             crowd = self.crowd(one.group)
             crowd[row] = crowd.get(row, 0) + 1
-        free = self.row(row)[0]
-        given: dict[str, tuple[int, ...]] = {}
-        for column, amount in columns:
-            free[column] -= amount
-            if column in self.devices:
-                given[self.snapshot.names[column]] = self.devices[column].take(row, amount)
-        self.stamps[row] = self.stamps.get(row, 0) + 1
-        self.placed.append(row)
-        return given
+        return {
+            self.snapshot.names[column]: self.devices[column].take(row, amount)
+            for column, amount in columns
+            if column in self.devices
+        }
 
     def array(self) -> IntArray:
         """int64 [M, K], free on every row; read only, until the next placement."""

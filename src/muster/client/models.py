@@ -169,6 +169,7 @@ class Explanation(msgspec.Struct, frozen=True):
     agents: int = 0
     excluded: dict[str, int] = {}
     smallest_change: str | None = None
+    expected_end: datetime | None = None
 
 
 class Agent(msgspec.Struct, frozen=True):

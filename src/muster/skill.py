@@ -163,6 +163,8 @@ class ContextPort(Protocol):
     @property
     def attempt(self) -> int: ...
     @property
+    def devices(self) -> Mapping[str, tuple[int, ...]]: ...
+    @property
     def folder(self) -> Path: ...
     @property
     def cancelled(self) -> bool: ...
@@ -197,6 +199,15 @@ class _AnyContext:
     def attempt(self) -> int:
         """Counts from 1 and grows with each assignment of the task."""
         return self._port.attempt
+
+    @property
+    def devices(self) -> Mapping[str, tuple[int, ...]]:
+        """Indices of the devices that the attempt was given, by resource: {"gpu": (0, 2)}.
+
+        Empty unless the task asks for some. A share of a device ("gpu": "500m") is its index, too.
+        CUDA_VISIBLE_DEVICES is set accordingly, so a library that heeds it needs nothing of this.
+        """
+        return self._port.devices
 
     @property
     def folder(self) -> Path:

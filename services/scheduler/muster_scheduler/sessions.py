@@ -58,6 +58,8 @@ class Session:
             assignment.attempt = task.status.attempt
             assignment.incarnation = task.status.incarnation
             assignment.timeout_ms = timeout_for(task.spec, task.status, clock_ms)
+            for resource, indices in task.status.devices:
+                assignment.devices.add(resource=resource, indices=indices)
         only_acks = not (push.assign or push.cancel or push.drop or push.drain)
         patient = only_acks and not prompt and self._unsent + items <= MAX_PATIENT_ACKS
         message = self._filling(wake=not patient)

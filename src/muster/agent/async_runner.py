@@ -40,6 +40,7 @@ class _AsyncRun:
         self._runner = runner
         self.slot = run.slot
         self.task_id, self.attempt, self.folder = run.task_id, run.attempt, folder
+        self.devices = runner.devices
         self.cancelled = self.begun = False
         self.task: asyncio.Task[None] | None = None
         self._throttle = Throttle()
@@ -117,6 +118,7 @@ class AsyncRunner(asyncio.Protocol):
 
     def __init__(self, settings: RunnerSettings, folder: Path, board: mmap.mmap) -> None:
         self._settings, self._folder = settings, folder
+        self.devices = settings.devices
         self._board = memoryview(board).cast("I")
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None

@@ -17,6 +17,7 @@ import orjson
 from muster.agent import error_kinds, wire
 from muster.agent.attempts import LiveAttempt, failed, stopped
 from muster.agent.builtin import CommandInput, parse_command
+from muster.agent.devices import GIVEN, VISIBLE, DeviceNames
 from muster.agent.logbook import LogBook
 from muster.agent.outputs import describe_signal
 from muster.agent.streams import CappedBytes, LastLines, PipeReader, PipeWriter
@@ -63,9 +64,11 @@ class CommandRuns:
         environ: Mapping[str, str],
         allowed: frozenset[str] | None,
         logs: LogBook,
+        devices: DeviceNames,
     ) -> None:
         self._zygote, self._folder, self._results = zygote, folder, results
         self._environ, self._allowed, self._logs = dict(environ), allowed, logs
+        self._devices = devices
         self._loop = asyncio.get_running_loop()
         self._next = _FIRST_IDENT
         self._commands: dict[int, _Command] = {}
@@ -96,6 +99,10 @@ class CommandRuns:
         env = {**self._environ, "TMPDIR": str(folder), **wanted.env}
         env["MUSTER_TASK_ID"] = live.key.task_id
         env["MUSTER_ATTEMPT"] = str(live.key.attempt)
+        if live.spec.devices:
+            given = {share.resource: share.indices for share in live.spec.devices}
+            env[VISIBLE] = self._devices.visible(given)
+            env[GIVEN] = orjson.dumps(given).decode()
         self._zygote.send(wire.SpawnCommand(ident, program, wanted.argv, env, str(folder)))
 
     def stop(self, live: LiveAttempt, grace_ms: int) -> None:

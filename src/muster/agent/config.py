@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from muster.agent.devices import DeviceNames
 from muster.domain.errors import ConfigurationError, InvalidInput
 from muster.domain.ids import AgentId, parse_agent_id
 from muster.domain.quantity import Unit, parse_quantity
@@ -103,7 +104,9 @@ class AgentConfig:
             if value is not None:
                 values[_VARIABLES[name]] = _as_text(value)
         check_environment(values)
-        return cls(**_parsed(values))
+        config = cls(**_parsed(values))
+        DeviceNames(config.capacity, environ)
+        return config
 
     def to_json(self) -> bytes:
         """For the runtime, which the supervisor hands it through a pipe."""
@@ -139,7 +142,8 @@ class AgentConfig:
         kept.setdefault("LANG", "C.UTF-8")
         # Tasks are the unit of parallelism; a numeric library in each must not take all cores.
         kept.setdefault("OMP_NUM_THREADS", "1")
-        return kept
+        # Devices are for those that were given some.
+        return kept | DeviceNames(self.capacity, environ).hidden()
 
     def skill_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """What skills see: as tasks do, and what the built-in ones are configured with."""

@@ -10,6 +10,7 @@ from muster.agent.events import (
     AttemptSpec,
     BeatAnswered,
     CancelAsked,
+    DeviceShare,
     Dropped,
     Event,
     HeldRef,
@@ -71,6 +72,16 @@ def _assigned(message: scheduler_pb2.Assignment) -> AttemptSpec:
         stop_when_cut_off=spec.on_disconnect == task_pb2.ON_DISCONNECT_STOP,
         priority=spec.priority,
         depth=spec.depth,
+        devices=_devices(message) if message.devices else (),
+    )
+
+
+def _devices(message: scheduler_pb2.Assignment) -> tuple[DeviceShare, ...]:
+    amounts = message.spec.resources
+    return tuple(
+        DeviceShare(d.resource, min(amounts[d.resource], 1000), tuple(d.indices))
+        for d in message.devices
+        if d.resource in amounts
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from muster.agent import error_kinds
+from muster.agent.device_books import DeviceBooks
 from muster.agent.events import (
     STOP_GRACE_MS,
     Assigned,
@@ -81,6 +82,8 @@ class _Held:
     waiting: bool = False
     # Starts only once this older attempt of the same task is gone.
     after: AttemptKey | None = None
+    # Starts only once its devices are free.
+    lacks_devices: bool = False
 
 
 class AgentCore:
@@ -99,6 +102,7 @@ class AgentCore:
         self._outbox: dict[AttemptKey, tuple[TenantId, Outcome]] = {}
         self._max_outbox = max(_MIN_OUTBOX, OUTBOX_PER_SLOT * slots)
         self._waiting = 0
+        self._devices = DeviceBooks()
         self._resume: deque[AttemptKey] = deque()
         self._timeouts: list[tuple[int, AttemptKey]] = []
         # The `stop` attempts, with the contact that their assignment itself proves, oldest first;
@@ -291,12 +295,19 @@ class AgentCore:
             self._return(spec, error_kinds.NO_SLOT, f"all {self.slots} slots are taken")
         else:
             still_there = in_the_way if in_the_way in self._held else None
-            self._held[key] = _Held(spec, after=still_there)
+            taken = self._held[key] = _Held(spec, after=still_there)
             self._newest[key.task_id] = key
             if spec.stop_when_cut_off:
                 self._stop_tasks[key] = self._hello_sent_ms
             if still_there is None:
-                self._out.append(Start(spec))
+                self._start(taken)
+
+    def _start(self, held: _Held) -> None:
+        spec = held.spec
+        if spec.devices and not self._devices.take(spec.key, spec.devices):
+            held.lacks_devices = True
+        else:
+            self._out.append(Start(spec))
 
     def _return(self, spec: AttemptSpec, error_kind: str, error: str) -> None:
         outcome = Outcome(OutcomeKind.RETURNED, error=error, error_kind=error_kind)
@@ -333,7 +344,7 @@ class AgentCore:
         held = self._held.get(key)
         if held is None or held.stop is StopReason.DROP:
             return
-        if held.after is not None:
+        if held.after is not None or held.lacks_devices:
             # It was never handed on, so nothing has to be waited for.
             held.stop = reason
             self._end(key, held, Outcome(OutcomeKind.CANCELLED))
@@ -386,7 +397,11 @@ class AgentCore:
         successor = self._held.get(self._newest.get(key.task_id, key))
         if successor is not None and successor.after == key:
             successor.after = None
-            self._out.append(Start(successor.spec))
+            self._start(successor)
+        if held.spec.devices:
+            for other in self._devices.leave(key):
+                self._held[other].lacks_devices = False
+                self._out.append(Start(self._held[other].spec))
 
     def _send_outcome(self, key: AttemptKey) -> None:
         if self._welcomed:

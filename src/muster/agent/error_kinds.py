@@ -28,6 +28,7 @@ NOT_ALLOWED: Final = "not_allowed"
 # With RETURNED: why the agent gave the attempt back.
 DRAINED: Final = "drained"
 NO_SLOT: Final = "no_slot"
+NO_DEVICE: Final = "no_device"
 UNKNOWN_SKILL: Final = "unknown_skill"
 DISCONNECTED: Final = "disconnected"
 # The attempt shared a process with another one that broke it.

@@ -23,6 +23,14 @@ class AttemptKey(NamedTuple):
     attempt: int
 
 
+class DeviceShare(NamedTuple):
+    """Devices of one resource: `millis` thousandths (1 to 1000) of each of the `indices`."""
+
+    resource: str
+    millis: int
+    indices: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptSpec:
     """What the leader assigned. `timeout_ms` is start-to-close, 0 = none."""
@@ -36,6 +44,7 @@ class AttemptSpec:
     stop_when_cut_off: bool = False
     priority: int = 0
     depth: int = 0
+    devices: tuple[DeviceShare, ...] = ()
 
 
 class HeldState(StrEnum):

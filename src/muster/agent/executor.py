@@ -15,6 +15,7 @@ from muster.agent import error_kinds, wire
 from muster.agent.attempts import BlobStore, LiveAttempt, died, failed, returned, stopped
 from muster.agent.commands import CommandRuns
 from muster.agent.data_calls import DataCalls
+from muster.agent.devices import DeviceNames
 from muster.agent.events import (
     AttemptEnded,
     AttemptKey,
@@ -39,6 +40,8 @@ from muster.skill import COMMAND, SYNC
 _LAST_WORDS_S: Final = 1.0
 # Calls of one runner's contexts under way at once; more is a runaway loop.
 _MAX_CALLS: Final = 1_024
+# A device is given in thousandths.
+_SHARES: Final = 1_000
 # A parent that is only moved to another agent finds its children again there.
 _CANCELS_CHILDREN: Final = frozenset({StopReason.CANCEL, StopReason.TIME_OUT})
 
@@ -61,12 +64,13 @@ class Executor:
         blobs: BlobStore,
         calls: DataCalls,
         commands: CommandRuns,
+        devices: DeviceNames,
         emit: Callable[[Event], None],
         on_progress: Callable[[LiveAttempt, wire.ProgressMade | wire.PartialOutput], None],
     ) -> None:
         self._zygote, self._skills, self._folder = zygote, skills, folder
         self._table, self._logs, self._blobs = table, logs, blobs
-        self._calls, self._commands = calls, commands
+        self._calls, self._commands, self._devices = calls, commands, devices
         self._emit, self._on_progress = emit, on_progress
         self._loop = asyncio.get_running_loop()
         self._pool = RunnerPool()
@@ -106,12 +110,16 @@ class Executor:
             error = f"this agent does not offer the skill {spec.skill!r}"
             self._end(live, returned(live, error_kinds.UNKNOWN_SKILL, error, wall_ms()))
             return
+        if spec.devices and not self._devices.has_all(spec.devices):
+            error = f"this agent does not have the devices {dict(_given(spec))}"
+            self._end(live, returned(live, error_kinds.NO_DEVICE, error, wall_ms()))
+            return
         self._by_slot[live.slot] = live
         if mode == COMMAND:
             self._started(live)
             self._commands.start(live, self._command_done)
         else:
-            self._pool.add(live.key, self._lane(spec.skill, mode), boot_ms())
+            self._pool.add(live.key, self._lane(spec, mode), boot_ms())
             self._act()
 
     def stop(self, key: AttemptKey, reason: StopReason, grace_ms: int) -> None:
@@ -171,7 +179,10 @@ class Executor:
 
     # --- pool -------------------------------------------------------------------------------
 
-    def _lane(self, skill: str, mode: str) -> Lane:
+    def _lane(self, spec: AttemptSpec, mode: str) -> Lane:
+        skill = spec.skill
+        if spec.devices:
+            return _lane_of_devices(spec, mode)
         if mode == SYNC:
             return self._sync_lane
         lane = self._async_lanes.get(skill)
@@ -195,7 +206,11 @@ class Executor:
                 folder = self._runner_folder(action.runner)
                 folder.mkdir(parents=True, exist_ok=True)
                 mode = "sync" if action.lane.exclusive else "async"
-                self._zygote.send(wire.SpawnRunner(action.runner, mode, str(folder)))
+                devices = dict(action.lane.devices)
+                visible = self._devices.visible(devices) if devices else ""
+                self._zygote.send(
+                    wire.SpawnRunner(action.runner, mode, str(folder), devices, visible)
+                )
             else:
                 assert isinstance(action, Retire)
                 link = self._links[action.runner]
@@ -474,6 +489,17 @@ class Executor:
         error = None if future.cancelled() else future.exception()
         if error is not None:
             self._loop.call_exception_handler({"message": "executor", "exception": error})
+
+
+def _given(spec: AttemptSpec) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((share.resource, share.indices) for share in spec.devices)
+
+
+def _lane_of_devices(spec: AttemptSpec, mode: str) -> Lane:
+    devices = _given(spec)
+    name = mode if mode == SYNC else f"async:{spec.skill}"
+    # The leader has found room for each of them, so none needs to wait for another's process.
+    return Lane(f"{name}@{devices}", exclusive=mode == SYNC, eager=_SHARES, devices=devices)
 
 
 def _culprit(held: list[LiveAttempt], board: int) -> LiveAttempt | None:

@@ -1,7 +1,9 @@
 """Which runner process takes which attempt, and when runners are made and let go. Pure.
 
 A lane is a kind of runner. A shared lane has one runner that holds many attempts (async skills);
-the exclusive lane has as many runners as are needed, one attempt each (sync skills).
+the exclusive lane has as many runners as are needed, one attempt each (sync skills). Attempts that
+were given devices have lanes of their own, one for each set of devices: a process is bound to what
+it saw first, and what it has loaded there serves the next attempt with the same.
 """
 
 from __future__ import annotations
@@ -23,11 +25,20 @@ IDLE_MS: Final = 30_000
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A kind of runner. `eager` exclusive runners are made without a wait (one per core)."""
+    """A kind of runner. `eager` exclusive runners are made without a wait (one per core).
+
+    `devices` are by resource the indices of those that its runners see.
+    """
 
     name: str
     exclusive: bool
     eager: int = 1
+    devices: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def overlaps(self, other: Lane) -> bool:
+        """Whether both have a device."""
+        own = {(name, index) for name, indices in self.devices for index in indices}
+        return any((name, index) in own for name, indices in other.devices for index in indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +129,23 @@ class RunnerPool:
         if state is None:
             state = self._lanes[lane.name] = _LaneState(lane)
         self._lane_of[key] = lane.name
+        if lane.devices:
+            self._free_devices_for(lane, now_ms)
         if not state.waiting:
             state.next_look_ms = now_ms + GROW_AFTER_MS
         state.waiting[key] = None
         self._serve(state, now_ms)
+
+    def _free_devices_for(self, lane: Lane, now_ms: int) -> None:
+        """Lets idle runners of other lanes go that may still occupy a device of this one."""
+        for ident, runner in list(self._runners.items()):
+            idle = runner.up and not runner.closed and not runner.holds
+            if idle and runner.lane.name != lane.name and runner.lane.overlaps(lane):
+                self._retire(ident, now_ms)
+
+    def _retire(self, runner: int, now_ms: int) -> None:
+        self.close(runner, now_ms)
+        self._actions.append(Retire(runner))
 
     def withdraw_if_waiting(self, key: AttemptKey) -> bool:
         """Takes back an attempt that still waits; False when a runner has it."""
@@ -176,11 +200,22 @@ class RunnerPool:
         if runner not in self._runners:
             return frozenset()
         self.close(runner, now_ms)
-        held = frozenset(self._runners.pop(runner).holds)
+        gone = self._runners.pop(runner)
+        held = frozenset(gone.holds)
         for key in held:
             del self._on[key]
             del self._lane_of[key]
+        if gone.lane.devices:
+            self._forget_if_unused(gone.lane)
         return held
+
+    def _forget_if_unused(self, lane: Lane) -> None:
+        """There are more sets of devices than anybody will use again."""
+        used = self._lanes[lane.name].waiting or any(
+            runner.lane.name == lane.name for runner in self._runners.values()
+        )
+        if not used:
+            del self._lanes[lane.name]
 
     def spawn_failed(self, runner: int, now_ms: int) -> AttemptKey | None:
         """The runner could not be made; gives the attempt that had waited longest, withdrawn.
@@ -188,8 +223,8 @@ class RunnerPool:
         So a machine that can fork no more gives its work back instead of trying for ever.
         """
         lane = self._runners[runner].lane
-        self.runner_gone(runner, now_ms)
         waiting = self._lanes[lane.name].waiting
+        self.runner_gone(runner, now_ms)
         if not waiting:
             return None
         key = next(iter(waiting))
@@ -218,8 +253,7 @@ class RunnerPool:
         for ident, runner in list(self._runners.items()):
             idle = runner.up and not runner.closed and not runner.holds
             if idle and now_ms - runner.idle_since_ms >= IDLE_MS:
-                self.close(ident, now_ms)
-                self._actions.append(Retire(ident))
+                self._retire(ident, now_ms)
 
     def _grow(self, state: _LaneState, now_ms: int) -> None:
         state.next_look_ms = now_ms + GROW_AFTER_MS

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +22,11 @@ _PROGRESS_PER_S: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """What all runners of an agent share."""
+    """What all runners of an agent share, but for the devices that one is given."""
 
     skills: Mapping[str, BoundSkill]
     max_result_bytes: int
+    devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def results_folder(runner_folder: Path) -> Path:

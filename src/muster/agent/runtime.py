@@ -21,6 +21,7 @@ from muster.agent.commands import CommandRuns
 from muster.agent.config import AgentConfig
 from muster.agent.core import AgentCore
 from muster.agent.data_calls import DataCalls
+from muster.agent.devices import DeviceNames
 from muster.agent.executor import Executor
 from muster.agent.figures import Figures
 from muster.agent.journal import Journal
@@ -260,6 +261,7 @@ class Runtime:
         results.mkdir(parents=True, mode=0o700)
         blobs = BlobFiles(self._peers)
         config = self._config
+        devices = DeviceNames(config.capacity, os.environ)
         commands = CommandRuns(
             zygote=self._zygote,
             folder=scratch,
@@ -267,6 +269,7 @@ class Runtime:
             environ=config.task_environ(os.environ),
             allowed=None if config.commands is None else frozenset(config.commands),
             logs=self._logs,
+            devices=devices,
         )
         self._executor = Executor(
             zygote=self._zygote,
@@ -277,6 +280,7 @@ class Runtime:
             blobs=blobs,
             calls=DataCalls(self._peers, blobs),
             commands=commands,
+            devices=devices,
             emit=self._emit,
             on_progress=self._on_progress,
         )

@@ -38,6 +38,7 @@ class _SyncPort:
     def __init__(self, runner: SyncRunner, run: wire.RunAttempt, folder: Path) -> None:
         self._runner, self._run = runner, run
         self.task_id, self.attempt, self.folder = run.task_id, run.attempt, folder
+        self.devices = runner.devices
         self._throttle = Throttle()
 
     @property
@@ -65,6 +66,7 @@ class SyncRunner:
         self, connection: socket.socket, settings: RunnerSettings, folder: Path, board: mmap.mmap
     ) -> None:
         self._connection, self._settings, self._folder = connection, settings, folder
+        self.devices = settings.devices
         self._board = memoryview(board).cast("I")
         self._frames = wire.FrameBuffer()
         self._inbox: deque[Any] = deque()

@@ -24,11 +24,16 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
 
 
 class SpawnRunner(_Message, tag=1):
-    """Fork a runner. `mode` is "sync" or "async"; `folder` becomes its working directory."""
+    """Fork a runner. `mode` is "sync" or "async"; `folder` becomes its working directory.
+
+    `devices` are what it is given, by resource; `visible` is what CUDA calls them.
+    """
 
     ident: int
     mode: str
     folder: str
+    devices: dict[str, tuple[int, ...]] = {}
+    visible: str = ""
 
 
 class SpawnCommand(_Message, tag=2):

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -26,6 +26,7 @@ import msgspec
 from muster.agent import wire
 from muster.agent.capture import TaskStream
 from muster.agent.catalog import load_skills
+from muster.agent.devices import VISIBLE
 from muster.agent.process_tree import (
     adopt_orphans,
     confine,
@@ -197,7 +198,10 @@ class Zygote:
                 ours.close()
                 self._become(out_write, err_write, os.open(os.devnull, os.O_RDONLY), message.folder)
                 os.environ["TMPDIR"] = message.folder
-                serve(message.mode, theirs, settings, Path(message.folder), board)
+                if message.devices:
+                    os.environ[VISIBLE] = message.visible
+                own = replace(settings, devices=message.devices) if message.devices else settings
+                serve(message.mode, theirs, own, Path(message.folder), board)
 
             self._in_child(become, 0)
         for fd in (out_write, err_write):

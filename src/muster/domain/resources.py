@@ -17,6 +17,10 @@ MAX_RESOURCE_NAMES = 32
 # How many tasks an agent holds at once when its operator says nothing.
 DEFAULT_AGENT_SLOTS = 64
 
+# Of one resource on one agent. The densest machines have 16; the bound keeps an agent that claims
+# a million devices from widening the scheduler's arrays of all agents.
+MAX_DEVICES = 128
+
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _NAME_LIMIT = "must be 1 to 63 of a-z, 0-9, '_', '.' and '-', beginning with a letter"
 

@@ -54,6 +54,7 @@ class _Port:
     def __init__(self, box: Sandbox, spec: AttemptSpec, folder: Path) -> None:
         self._box, self._spec, self.folder = box, spec, folder
         self.task_id, self.attempt = spec.key.task_id, spec.key.attempt
+        self.devices = box.devices
         # Of an async skill; a sync one meets its cancellation as an exception of the context.
         self.task: asyncio.Task[Any] | None = None
         self.running: dict[str, asyncio.Task[None]] = {}

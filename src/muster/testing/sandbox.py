@@ -56,7 +56,7 @@ class Sandbox:
     is called with the input, an exception makes the child fail, any other value is the result.
     `kv` holds initial values (bytes as they are, else JSON); it and the blobs are kept from one
     run to the next. `cancel_after`: the attempt is cancelled with so many uses of its context
-    and yields.
+    and yields. `devices` are by resource those that the task was given.
     """
 
     def __init__(
@@ -70,10 +70,12 @@ class Sandbox:
         cancelled: bool = False,
         cancel_after: int | None = None,
         max_result_bytes: int = MAX_RESULT_BYTES,
+        devices: Mapping[str, Iterable[int]] | None = None,
     ) -> None:
         self.skills = dict(skills or {})
         self.task_id = parse_task_id(task_id) if task_id else _FIRST_TASK
         self.attempt, self.max_result_bytes = attempt, max_result_bytes
+        self.devices = {name: tuple(indices) for name, indices in (devices or {}).items()}
         self.cancelled, self.cancel_after = cancelled, cancel_after
         self.progress: list[tuple[float, str]] = []
         self.logs: list[LogEntry] = []

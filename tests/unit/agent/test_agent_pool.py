@@ -118,3 +118,46 @@ def test_where_no_runner_can_be_made_the_work_is_given_back_one_by_one() -> None
     assert pool.spawn_failed(2, 2) == key(1)
     assert pool.spawn_failed(3, 3) is None if pool.size else True
     assert pool.waiting == 0
+
+
+def lane(*indices: int, name: str = "sync") -> Lane:
+    return Lane(f"{name}@{indices}", exclusive=True, eager=1000, devices=(("gpu", indices),))
+
+
+def test_runners_serve_one_set_of_devices_only() -> None:
+    pool = RunnerPool()
+    pool.add(key(1), lane(0), 0)
+    pool.add(key(2), lane(0), 0)
+    pool.add(key(3), lane(1, 2), 0)
+    assert pool.take_actions() == [Spawn(1, lane(0)), Spawn(2, lane(0)), Spawn(3, lane(1, 2))]
+    for runner in (1, 2, 3):
+        pool.runner_up(runner, 1)
+    assert pool.take_actions() == [Run(1, key(1)), Run(2, key(2)), Run(3, key(3))]
+    pool.attempt_left(key(1), 2)
+    pool.add(key(4), lane(0), 3)
+    assert pool.take_actions() == [Run(1, key(4))]
+
+
+def test_an_idle_runner_makes_room_on_a_device_that_another_lane_needs() -> None:
+    pool = RunnerPool()
+    for n, wanted in enumerate((lane(0), lane(1), SYNC)):
+        pool.add(key(n), wanted, 0)
+        pool.runner_up(n + 1, 0)
+        pool.attempt_left(key(n), 1)
+    pool.take_actions()
+    pool.add(key(5), lane(0, 2), 2)
+    assert pool.take_actions() == [Retire(1), Spawn(4, lane(0, 2))]
+
+
+def test_sets_of_devices_that_nobody_uses_are_forgotten() -> None:
+    pool = RunnerPool()
+    for n in range(50):
+        pool.add(key(n), lane(n), 0)
+        pool.runner_up(n + 1, 0)
+        pool.attempt_left(key(n), 0)
+        pool.close(n + 1, 0)
+        pool.runner_gone(n + 1, 0)
+    assert not pool._lanes
+    pool.add(key(99), lane(3), 0)
+    assert pool.spawn_failed(51, 0) == key(99)
+    assert not pool.waiting

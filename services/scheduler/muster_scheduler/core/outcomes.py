@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from muster.agent.error_kinds import NON_RETRYABLE_ERROR_KINDS
 from muster.domain.ids import AgentId
+from muster.domain.resources import GivenDevices
 from muster.domain.task import (
     MAX_ERROR_CHARS,
     POISON_DEATHS,
@@ -42,9 +43,14 @@ def retry_pause_ms(failures: int, jitter: float) -> int:
 
 
 def assigned(
-    status: TaskStatus, ident: str, agent: AgentId, incarnation: int, wall_ms: int
+    status: TaskStatus,
+    ident: str,
+    agent: AgentId,
+    incarnation: int,
+    wall_ms: int,
+    devices: GivenDevices = (),
 ) -> TaskStatus:
-    """The status of a task that was given to an agent."""
+    """The status of a task that was given to an agent, and these devices of it."""
     return replace(
         status,
         state=advance(status.state, TaskEvent.ASSIGN, ident=ident),
@@ -56,6 +62,7 @@ def assigned(
         started_clock_ms=0,
         not_before_clock_ms=0,
         why="",
+        devices=devices,
     )
 
 
@@ -114,6 +121,7 @@ def _again(
         started_clock_ms=0,
         not_before_clock_ms=not_before_clock_ms,
         why=why[:MAX_ERROR_CHARS],
+        devices=(),
     )
 
 

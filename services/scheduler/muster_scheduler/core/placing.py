@@ -35,8 +35,13 @@ def place(state: ClusterState, now: Now) -> int:
     placed = 0
     if state.suspects:
         for task, agent in place_alone(state, now):
-            _assign(state, task, agent.id, now)
-            placed += 1
+            given = state.devices_on(task, agent.id)
+            if given is None:
+                # The agent lost devices meanwhile: the task is placed as others are.
+                state.queue.add(task)
+            else:
+                _assign(state, task, agent.id, now, given)
+                placed += 1
         state.placed_count += placed
     blocked: set[LineKey] = set()
     most = tasks_at_once(state, MAX_PLAN)
@@ -116,12 +121,15 @@ def _plan(
     unplaced: list[Candidate] = []
     places = zip(candidates, plan.assignment.tolist(), strict=True)
     for index, (candidate, row) in enumerate(places):
-        if row < 0 or not _admits(state, snapshot, candidate.class_id, row):
+        given = None
+        if row >= 0 and _admits(state, snapshot, candidate.class_id, row):
+            agent_id = AgentId(state.table.agent_id_at(row))
+            planned = plan.devices.get(index, NO_DEVICES)
+            given = state.devices_on(candidate.task, agent_id, planned)
+        if given is None:
             unplaced.append(candidate)
             blocked.add(candidate.line.key)
         else:
-            agent_id = AgentId(state.table.agent_id_at(row))
-            given = plan.devices.get(index, NO_DEVICES)
             _assign(state, candidate.task, agent_id, now, given)
             placements.placed(index, candidate.task, row)
     state.queue.put_back(unplaced)
@@ -147,7 +155,8 @@ def _assign(
 ) -> None:
     """Charges the agent at once; the attempt is pushed when its assignment is durable."""
     agent = state.agents[agent_id]
-    status = assigned(task.status, task.id, agent_id, agent.incarnation, now.wall_ms)
+    given = tuple(sorted(devices.items())) if devices else ()
+    status = assigned(task.status, task.id, agent_id, agent.incarnation, now.wall_ms, given)
     task.started = False
     state.charge(task, agent, devices)
     ref = AttemptRef(task.id, status.attempt, task.spec.tenant)

@@ -142,15 +142,39 @@ class ClusterState:
             self.queue.add(task)
             self.place_again = True
 
+    def devices_on(
+        self, task: OpenTask, agent_id: AgentId, planned: Devices = NO_DEVICES
+    ) -> Devices | None:
+        """The devices that the task is given on the agent: those planned, where they are free.
+
+        None where no such devices are free: more was taken than the plan knew of.
+        """
+        if not self.table.has_devices or agent_id not in self.table:
+            return NO_DEVICES
+        demand_row = self.classes.demand_row(task.plain_class_id, self.table)
+        if not self.table.asks_for_devices(demand_row):
+            return NO_DEVICES
+        row = self.table.row_of(agent_id)
+        if self.table.fits_on(row, demand_row, planned):
+            return planned
+        best = self.table.devices_for(row, demand_row)
+        return best if self.table.accepts(row, demand_row, best) else None
+
     def charge(self, task: OpenTask, agent: AgentEntry, devices: Devices = NO_DEVICES) -> None:
-        """Books the task on the agent; without `devices`, on those that it is best given there."""
+        """Books the task on the agent, on these devices, else on those that its record names.
+
+        A record of before devices were recorded names none: it gets those that it is best given.
+        """
         assert task.row < 0, f"{task!r} is charged twice"
         agent.tasks[task.id] = task
         self.held[task.spec.tenant] += 1
         if agent.id in self.table:
             task.row = self.table.row_of(agent.id)
             demand_row = self.classes.demand_row(task.plain_class_id, self.table)
-            task.devices = devices or self.table.devices_for(task.row, demand_row)
+            if self.table.has_devices and self.table.asks_for_devices(demand_row):
+                given = devices or dict(task.status.devices)
+                known = self.table.accepts(task.row, demand_row, given)
+                task.devices = given if known else self.table.devices_for(task.row, demand_row)
             self.table.take(task.row, demand_row, task.devices)
             for spread in self.classes.spread(task.plain_class_id):
                 self.table.join(task.row, spread.group)

@@ -324,12 +324,13 @@ def written(
 
 
 def _same(standing: TaskStatus, ours: TaskStatus) -> bool:
-    return (standing.state, standing.attempt, standing.agent, standing.incarnation) == (
-        ours.state,
-        ours.attempt,
-        ours.agent,
-        ours.incarnation,
-    )
+    return (
+        standing.state,
+        standing.attempt,
+        standing.agent,
+        standing.incarnation,
+        standing.devices,
+    ) == (ours.state, ours.attempt, ours.agent, ours.incarnation, ours.devices)
 
 
 def _disown(state: ClusterState, task: OpenTask, write: Write, verdict: Verdict) -> None:

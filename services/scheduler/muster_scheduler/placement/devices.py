@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.domain.errors import InvalidInput
+from muster.domain.resources import MAX_DEVICES
 
 # Indices of the devices that a task is given, ascending, by resource name.
 Devices: TypeAlias = Mapping[str, tuple[int, ...]]
 NO_DEVICES: Devices = MappingProxyType({})
 
 WHOLE = 1000
-# Of one resource on one agent. The densest machines have 16; the bound keeps an agent that claims
-# a million devices from widening the arrays of all.
-MAX_DEVICES = 128
 
 
 class DeviceGrid:
@@ -57,6 +55,18 @@ class DeviceGrid:
         each = min(amount, WHOLE)
         for index in indices:
             self.free[row, index] += sign * each
+
+    def has(self, row: int, indices: Sequence[int], amount: int) -> bool:
+        """Whether these are devices of the row, and as many as a demand of `amount` is given."""
+        if len(indices) != device_count(amount) or len(set(indices)) != len(indices):
+            return False
+        count = self.free.shape[1]
+        return all(0 <= index < count and self._size[row, index] > 0 for index in indices)
+
+    def has_room(self, row: int, indices: Sequence[int], amount: int) -> bool:
+        """Whether each of these devices of the row has its part of `amount` free."""
+        each = min(amount, WHOLE)
+        return all(self.free[row, index] >= each for index in indices)
 
     def clear(self, row: int) -> None:
         self.free[row] = self._size[row] = 0

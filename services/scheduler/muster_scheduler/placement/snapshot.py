@@ -196,6 +196,11 @@ class AgentTable:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def has_devices(self) -> bool:
+        """Whether any agent has ever offered, or any task ever held, a resource of kind device."""
+        return bool(self._devices)
+
     def __contains__(self, agent_id: object) -> bool:
         return agent_id in self._rows
 
@@ -331,6 +336,38 @@ class AgentTable:
             del counts[row]
             if not counts:
                 del self._crowds[group]
+
+    def asks_for_devices(self, demand_row: IntArray) -> bool:
+        """Whether the demand is for any resource of kind device."""
+        if not self._devices:
+            return False
+        size = demand_row.shape[0]
+        return any(column < size and demand_row[column] for column in self._devices)
+
+    def accepts(self, row: int, demand_row: IntArray, devices: Devices) -> bool:
+        """Whether the row has these devices, as many as are asked for of each resource.
+
+        What else is on them is not looked at.
+        """
+        size = demand_row.shape[0]
+        wanted = {
+            self._names[column]: int(demand_row[column])
+            for column in self._devices
+            if column < size and demand_row[column]
+        }
+        return wanted.keys() == devices.keys() and all(
+            self._devices[self._columns[name]].has(row, devices[name], amount)
+            for name, amount in wanted.items()
+        )
+
+    def fits_on(self, row: int, demand_row: IntArray, devices: Devices) -> bool:
+        """Whether the row has these devices and they have room for the demand."""
+        return self.accepts(row, demand_row, devices) and all(
+            self._devices[self._columns[name]].has_room(
+                row, indices, int(demand_row[self._columns[name]])
+            )
+            for name, indices in devices.items()
+        )
 
     def devices_for(self, row: int, demand_row: IntArray) -> Devices:
         """The devices that a task is best given of what is free on the row now.

@@ -63,6 +63,9 @@ def test_failed_and_lost_attempts_are_noted_as_such() -> None:
 def test_no_more_are_noted_than_are_saved_up() -> None:
     bench = noting()
     bench.join(A, slots=1000, cpu=1_000_000)
+    for _ in range(3):
+        bench.wait(1_000)
+        bench.state.notes.refill(bench.now)
     many = [bench.admit() for _ in range(MAX_SAVED_UP + 100)]
     bench.settle()
     assert sum(task.begun is not None for task in many) == MAX_SAVED_UP

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from muster.cli.failure import Failure
+from muster.cli.session import Session
 from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.resources import ResourceVector
 from muster_scheduler.placement import strategy as strategies
@@ -19,13 +24,15 @@ from muster_scheduler.replay import azure, history, openb
 from muster_scheduler.replay.plot import check_plot, save_plot
 from muster_scheduler.replay.report import Figures, figures, table
 from muster_scheduler.replay.simulator import ORACLE, Run, simulate
-from muster_scheduler.replay.trace import Trace, TraceAgent, checked, thinned
+from muster_scheduler.replay.trace import MAX_TASKS, Trace, TraceAgent, checked, thinned
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 DEFAULT_STRATEGIES = ("worst_fit", "greedy", "learned")
 _DEFAULT_AGENTS = 16
 _MAX_STEPS = 1_000_000
+# Tasks of one answer of the cluster.
+_PAGE = 500
 _SPEEDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(?:-([0-9]+(?:\.[0-9]+)?))?")
 
 
@@ -54,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
         return _fail(str(error), EXIT_USAGE)
     except MusterError as error:
         return _fail(str(error), EXIT_FAILED)
+    except Failure as failure:
+        return _fail(str(failure), failure.exit_code)
     return 0
 
 
@@ -63,6 +72,10 @@ def read_trace(args: argparse.Namespace) -> Trace:
         raise InvalidInput("--skip", args.skip, "must be at least 0")
     if not 0 <= args.steps <= _MAX_STEPS:
         raise InvalidInput("--steps", args.steps, f"must be from 0 to {_MAX_STEPS}")
+    if (args.trace is None) != args.history:
+        raise InvalidInput("TRACE", str(args.trace or ""), "give a file, or --history without one")
+    if args.history:
+        return _bounded(history.history_of("history", _fetched(), _agents(args, "muster")), args)
     kind = args.format if args.format != "auto" else _kind_of(args.trace)
     agents = _agents(args, kind)
     if kind == "openb":
@@ -71,6 +84,20 @@ def read_trace(args: argparse.Namespace) -> Trace:
         trace = azure.read_azure(args.trace, agents or (), hide_answer=args.hide_answer)
     else:
         trace = history.read_history(args.trace, agents)
+    return _bounded(trace, args)
+
+
+def _fetched() -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The tasks that the cluster still knows, newest first, as it lists them."""
+    session = Session(os.environ)
+    try:
+        rows = session.rest.pages("/v1/tasks", {"limit": _PAGE})
+        yield from enumerate(islice(rows, MAX_TASKS + 1), 1)
+    finally:
+        session.close()
+
+
+def _bounded(trace: Trace, args: argparse.Namespace) -> Trace:
     trace = checked(thinned(trace, args.rate, args.limit))
     if args.skip >= len(trace.tasks):
         raise InvalidInput("--skip", args.skip, f"the trace has {len(trace.tasks)} tasks")
@@ -141,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         "`oracle` is `learned` given the true run times.",
     )
     add = parser.add_argument
-    add("trace", metavar="TRACE", type=Path)
+    add("trace", metavar="TRACE", type=Path, nargs="?")
+    add("--history", action="store_true", help="instead of TRACE: what the cluster has run")
     add("--strategy", action="append", metavar="NAME", help="repeatable")
     add("--format", choices=("auto", "azure", "openb", "muster"), default="auto")
     add("--agents", type=int, help="equal agents (default: those of the history, else 16)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,8 +53,17 @@ def read_history(path: Path, agents: Sequence[TraceAgent] | None) -> Trace:
     Tasks that did not both start and end are left out and counted in the notes. Raises
     InvalidInput naming the row (from 1) and the key.
     """
-    rows = list(_rows(path))
-    pasts = [past for past in (_past(path.name, n, row) for n, row in rows) if past is not None]
+    return history_of(path.name, _rows(path), agents)
+
+
+def history_of(
+    name: str,
+    numbered: Iterable[tuple[int, Mapping[str, Any]]],
+    agents: Sequence[TraceAgent] | None,
+) -> Trace:
+    """As `read_history`, from rows as they are; `name` is what errors call their source."""
+    rows = list(numbered)
+    pasts = [past for past in (_past(name, n, row) for n, row in rows) if past is not None]
     pasts.sort(key=lambda past: past.submitted_s)
     left_out = len(rows) - len(pasts)
     notes = [f"{left_out} tasks that did not start and end are left out"] if left_out else []

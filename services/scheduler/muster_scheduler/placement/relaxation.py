@@ -9,6 +9,7 @@ the share that is greatest in the start, which guides the search and bounds noth
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 # Tangents of B; the bound moves by less than a thousandth after about ten.
-_ROUNDS = 25
+MOST_ROUNDS = 25
+# Some times what the largest program that `guide` allows was seen to need.
+_MOST_ITERATIONS = 200_000
 _CLOSE = 1e-6
 
 
@@ -31,6 +34,7 @@ class Relaxation:
     reduced  float64 [N, M], what the choice costs above the task's best; infinite where it may not
     pressure float64 [M], the makespan's price of a second on the agent; zeros for other objectives
     price    the most that the room of a whole agent is worth, in energy
+    room_price float64 [M, K], what a unit of the agent's room is worth, in energy
     """
 
     bound: float | None
@@ -38,6 +42,7 @@ class Relaxation:
     reduced: Floats
     pressure: Floats
     price: float
+    room_price: Floats
 
 
 @dataclass(slots=True, eq=False)
@@ -55,11 +60,16 @@ class _Program:
 
 
 def relax(
-    problem: Problem, loads: Floats, used: Ints, time_limit_s: float, rounds: int = _ROUNDS
+    problem: Problem,
+    loads: Floats,
+    used: Ints,
+    stop: Callable[[], bool],
+    rounds: int = MOST_ROUNDS,
 ) -> Relaxation | None:
-    """None where no split placement places every task, or the limit was reached.
+    """None where no split placement places every task, or it was told to stop.
 
-    `loads` and `used` are the start's: where its shares are greatest.
+    `loads` and `used` are the start's: where its shares are greatest. At most `rounds` programs;
+    iterations and not seconds bound each, so that a plan does not depend on the machine.
     """
     from scipy.optimize import linprog  # noqa: PLC0415 - heavy
 
@@ -78,9 +88,9 @@ def relax(
             program.equal,
             np.ones(program.equal.shape[0]),
             method="highs",
-            options={"time_limit": time_limit_s / (rounds if spread else 1)},
+            options={"maxiter": _MOST_ITERATIONS},
         )
-        if found.status != 0:
+        if found.status != 0 or stop():
             return None
         if not spread or found.fun < value + _CLOSE * max(1e-9, abs(found.fun)):
             break
@@ -110,8 +120,10 @@ def _relaxation(problem: Problem, program: _Program, found: Any, reduced: Floats
     if problem.k_longest > 0.0:
         pressure = -np.asarray(found.ineqlin.marginals)[-shape[1] :]
     marginals = -np.asarray(found.ineqlin.marginals)
-    price = float(marginals[: problem.capacity.size].max(initial=0.0))
-    return Relaxation(bound, parts, costs, pressure, price)
+    worth = np.maximum(marginals[: problem.capacity.size], 0.0).reshape(problem.capacity.T.shape).T
+    price = float(worth.max(initial=0.0))
+    room_price = np.ascontiguousarray(worth / np.maximum(problem.capacity, 1))
+    return Relaxation(bound, parts, costs, pressure, price, room_price)
 
 
 def _program(problem: Problem, used: Ints) -> _Program:

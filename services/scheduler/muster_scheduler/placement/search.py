@@ -2,7 +2,8 @@
 
 The split placement says what each choice really costs once agents are scarce. Its rounding is the
 start of short, cool annealing rounds that draw cheap choices more often; then blocks of a few
-agents are solved anew.
+agents are solved anew. Where T alone counts and room is limited, ejection chains take the place
+of both.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from muster_scheduler.placement.annealing import anneal_round, next_heat
 from muster_scheduler.placement.blocks import solve_block
+from muster_scheduler.placement.ejection import eject, is_total_time
 from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, typical_rise
 from muster_scheduler.placement.strategy import register
@@ -27,6 +29,9 @@ _GROWTH = 1.4
 _HOT_QUANTILE = 0.1
 _COLD = 3e-3
 _HEATS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
+# A block is given up after a share of the budget. Of less than this budget that share would be so
+# little that the plan depended on the machine's moods.
+_LEAST_BUDGET_S = 2.0
 
 
 @register("search")
@@ -36,7 +41,10 @@ class Search(ImprovingStrategy):
     name = "search"
 
     def improve(self, work: Work) -> None:
-        guide(work)
+        relaxation = guide(work)
+        if relaxation is not None and is_total_time(work.problem):
+            eject(work, relaxation)
+            return
         rise = typical_rise(work, work.place, _HOT_QUANTILE)
         length = float(_FIRST_ROUND)
         found = [math.inf] * len(_HEATS)
@@ -61,6 +69,8 @@ def _solve_blocks(work: Work, count: int) -> None:
     problem = work.problem
     agents = len(problem.capacity)
     if work.bias == 1.0 or problem.k_spread > 0.0 or problem.k_used > 0.0 or agents < 2:
+        return
+    if work.policy.budget_s < _LEAST_BUDGET_S:
         return
     size = max(_BLOCK_AGENTS, round(_BLOCK_TASKS * agents / len(work.place)))
     for _ in range(count):

@@ -33,7 +33,7 @@ class WaitingReasons:
         try:
             answer: scheduler_pb2.ExplainResponse = await self._leader.call(
                 "Explain",
-                scheduler_pb2.ExplainRequest(tenant=spec.tenant, id=spec.id),
+                scheduler_pb2.ExplainRequest(tenant=spec.tenant, id=spec.id, brief=True),
                 timeout_s=_TIMEOUT_S,
                 search_s=0.0,
             )

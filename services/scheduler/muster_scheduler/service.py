@@ -20,6 +20,7 @@ from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.explain import explain
 from muster_scheduler.core.foretelling import remaining_s
 from muster_scheduler.core.records import AgentEntry
+from muster_scheduler.explaining import explained
 from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
 from muster_scheduler.planning import Planner
@@ -123,22 +124,15 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         if task is None or task.spec.tenant != request.tenant:
             return scheduler_pb2.ExplainResponse(found=False)
         now = leader.now()
-        found = explain(leader.state, task, now)
+        found = explain(leader.state, task, now, brief=request.brief)
         left_s = remaining_s(leader.state, task, now)
         summary = found.summary
         if leader.restricted and found.state is TaskState.PENDING:
             summary = f"etcd does not confirm the leader, so nothing new is placed; {summary}"
-        return scheduler_pb2.ExplainResponse(
-            found=True,
-            state=conversion.TASK_STATE_TO_PROTO[found.state],
-            summary=summary,
-            queue_position=found.queue_position,
-            queue_length=found.queue_length,
-            excluded=dict(found.excluded),
-            agents=found.agents,
-            smallest_change=found.smallest_change,
-            expected_end_ms=0 if left_s is None else now.wall_ms + round(1000 * left_s),
-        )
+        response = explained(found, summary, leader.state.policy.strategy)
+        if left_s is not None:
+            response.expected_end_ms = now.wall_ms + round(1000 * left_s)
+        return response
 
     async def Plan(
         self, request: scheduler_pb2.PlanRequest, context: Any

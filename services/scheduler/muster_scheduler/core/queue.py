@@ -212,6 +212,22 @@ class WaitingQueue:
                 before += line.count
         return before + 1
 
+    def before(
+        self, task: OpenTask, held: Mapping[TenantId, int], clock_ms: int
+    ) -> Iterator[OpenTask]:
+        """The tasks that `position` counts, line by line in about the order of the queue."""
+        own = (task.spec.tenant, task.spec.priority, task.class_id)
+        mine = self._rank(task, held, {}, clock_ms)
+        lines = []
+        for line in self._lines.values():
+            head = line.head()
+            if head is not None:
+                rank = self._rank(head, held, {}, clock_ms)
+                if line.key == own or rank < mine:
+                    lines.append((rank, line))
+        for _, line in sorted(lines, key=lambda entry: entry[0]):
+            yield from (t for t in line if line.key != own or t.id < task.id)
+
     def _close_if_empty(self, line: Line) -> None:
         if not line.count:
             self._lines.pop(line.key, None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from muster.domain.quantity import format_quantity
 from muster.domain.resources import unit_of
-from muster.domain.task import Constraint
+from muster_scheduler.placement.change import constraint_text
 from muster_scheduler.placement.classes import (
     ClassTable,
     TaskClass,
@@ -53,11 +53,6 @@ def _why_not_eligible(snapshot: Snapshot, task_class: TaskClass, row: int) -> st
         if snapshot.crowds.get(spread.group, {}).get(row, 0) >= spread.most:
             return str(spread)
     return None if snapshot.placeable[row] else snapshot.why_not[row]
-
-
-def constraint_text(constraint: Constraint) -> str:
-    """As a person would write it."""
-    return " ".join([constraint.key, constraint.op, ", ".join(constraint.values)]).rstrip()
 
 
 def _shortages(

@@ -193,6 +193,34 @@ class LogPage(BaseModel):
     truncated: bool = Field(description="The log reached its cap and was cut.")
 
 
+class Candidate(BaseModel):
+    """How one agent looks to the strategy in force."""
+
+    agent: str = Field(examples=[AGENT])
+    rank: int = Field(description="1 = the best; those that fit come first.")
+    fits: bool
+    terms: dict[str, float] = Field(
+        description="`score` is what is compared, the others are what it is made of.",
+        examples=[{"score": 0.5, "free_share_after": 0.5, "health": 1.0}],
+    )
+
+
+class Change(BaseModel):
+    """A single change; only the fields of its kind are there."""
+
+    kind: Literal[
+        "cut", "raise_max", "lift_constraint", "drop_avoid", "uncordon", "add_agent", "unknown"
+    ]
+    resource: str | None = None
+    before: str | int | None = Field(None, alias="from")
+    to: str | int | None = None
+    constraint: Constraint | None = None
+    agent: str | None = None
+    skill: str | None = None
+    labels: dict[str, str] | None = None
+    capacity: dict[str, str] | None = None
+
+
 class Explanation(BaseModel):
     """Why a task waits, or why it is where it is."""
 
@@ -203,10 +231,23 @@ class Explanation(BaseModel):
     queue_length: int
     agents: int
     excluded: dict[str, int] = Field(description="Reason → number of agents excluded by it.")
-    smallest_change: str | None
+    strategy: str | None = Field(description="What the candidates are scored by.")
+    candidates: list[Candidate] = Field(
+        description="The agents that the strategy likes best, without the task where it has a "
+        "place; the first of those that fit is chosen."
+    )
+    expected_start: str | None = Field(
+        description="When it should start, if run times are as expected; null = it does not wait, "
+        "or that is not known."
+    )
+    expected_start_why: str | None = Field(description="Why that is not known, or on what it rests.")
     expected_end: str | None = Field(
         description="When its running attempt should end, by what was learned or declared, given "
         "how long it has run; null = it does not run, or nothing is known."
+    )
+    change: Change | None = Field(description="The smallest change, in parts for a program.")
+    smallest_change: str | None = Field(
+        description="The smallest single change that would give it a place."
     )
 
 

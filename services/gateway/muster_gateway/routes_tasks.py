@@ -22,6 +22,7 @@ from muster.rpc.clock import wall_ms
 from muster.rpc.conversion import TASK_STATE_TO_PROTO
 from muster_gateway import documents, sse
 from muster_gateway.blobs import open_blob
+from muster_gateway.explain_view import explain_out
 from muster_gateway.logs import follow_log, read_log
 from muster_gateway.metrics import TASKS_REFUSED
 from muster_gateway.requests import (
@@ -44,7 +45,6 @@ from muster_gateway.task_specs import check_tasks
 from muster_gateway.views import (
     blob_of,
     encode,
-    explain_out,
     log_line_out,
     result_out,
     state_name,
@@ -191,7 +191,7 @@ async def explain(call: Call) -> Response:
         task = await call.gateway.reader.get(call.tenant, ident)
         answer.state = task.status.state
         answer.summary = answer.summary or task.status.why or "it does not wait"
-    return Response(encode(explain_out(ident, answer)), media_type=JSON)
+    return Response(encode(explain_out(ident, answer, wall_ms())), media_type=JSON)
 
 
 async def cancel(call: Call) -> Response:
@@ -382,9 +382,13 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/tasks/{id}/explain",
         explain,
-        "Why a task waits",
+        "Why a task waits, or why it is where it is",
         _TAG,
         (Answer(200, "The reasons.", documents.Explanation),),
+        about="The change is the smallest single one that would give the task a place, by this "
+        "order: ask for less of one resource, down to half; let agents hold more of its kind "
+        "(`max`); drop one constraint; let it go to agents that failed it; uncordon an agent; ask "
+        "for less than half of one resource; add an agent. Each was tried before it is said.",
         problems=(404,),
     ),
     Route(

@@ -327,21 +327,6 @@ def metrics_out(samples: monitor_pb2.AgentSamples) -> dict[str, Any]:
     }
 
 
-def explain_out(ident: str, answer: scheduler_pb2.ExplainResponse) -> dict[str, Any]:
-    """Why a task waits."""
-    return {
-        "id": ident,
-        "state": state_name(answer.state),
-        "summary": answer.summary,
-        "queue_position": answer.queue_position or None,
-        "queue_length": answer.queue_length,
-        "agents": answer.agents,
-        "excluded": dict(sorted(answer.excluded.items())),
-        "smallest_change": answer.smallest_change or None,
-        "expected_end": rfc3339(answer.expected_end_ms) if answer.expected_end_ms else None,
-    }
-
-
 def cluster_out(
     status: scheduler_pb2.GetClusterStatusResponse | None, by_state: Mapping[str, int] | None
 ) -> dict[str, Any]:

@@ -26,7 +26,14 @@ from muster.api.v1 import (
     storage_pb2_grpc,
     task_pb2,
 )
-from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, Unavailable
+from muster.domain.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    NotLeader,
+    PreconditionFailed,
+    Unavailable,
+)
 from muster.rpc.server import RpcServer
 from muster_gateway.apikeys import ID_BYTES, SECRET_BYTES, KeyText, make_key
 from muster_gateway.config import Config
@@ -51,6 +58,7 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         self.tails: list[asyncio.Event] = []
         self.etag = 0
         self.calls: list[str] = []
+        self.policy, self.policy_version = b"", 0
         # Ids of the keys that were looked up.
         self.looked_up: list[str] = []
         # Ends what was created here at once, as a leader does that finds it.
@@ -250,6 +258,19 @@ class FakeStorage(storage_pb2_grpc.StorageServiceServicer, storage_pb2_grpc.Data
         key.revoked_at_ms = request.now_ms
         return storage_pb2.RevokeApiKeyResponse(key=key)
 
+    async def GetPolicy(self, _request: storage_pb2.GetPolicyRequest, _: Any) -> Any:
+        self._enter("GetPolicy")
+        etag = str(self.policy_version)
+        return storage_pb2.GetPolicyResponse(policy_json=self.policy, etag=etag)
+
+    async def PutPolicy(self, request: storage_pb2.PutPolicyRequest, _: Any) -> Any:
+        self._enter("PutPolicy")
+        etag = str(self.policy_version)
+        if request.if_match not in ("", etag):
+            raise PreconditionFailed(f"the policy's etag is {etag}, not {request.if_match}")
+        self.policy, self.policy_version = request.policy_json, self.policy_version + 1
+        return storage_pb2.PutPolicyResponse(etag=str(self.policy_version))
+
     async def TouchApiKeys(self, request: storage_pb2.TouchApiKeysRequest, _: Any) -> Any:
         self._enter("TouchApiKeys")
         for ident, at_ms in request.last_used_at_ms.items():
@@ -348,6 +369,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.agents: dict[str, agent_pb2.AgentView] = {}
         self.acts: list[tuple[str, int, str]] = []
         self.excluded: Mapping[str, int] = {}
+        self.plans: list[scheduler_pb2.PlanRequest] = []
 
     def _enter(self) -> None:
         if self.broken is not None:
@@ -393,6 +415,28 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
                     code=scheduler_pb2.CANCEL_CODE_ACCEPTED, state=task_pb2.TASK_STATE_CANCELLED
                 )
         return response
+
+    async def Plan(self, request: scheduler_pb2.PlanRequest, _: Any) -> Any:
+        """The first task goes to `a`; no other has a place."""
+        self._enter()
+        self.plans.append(request)
+        left = len(request.shape_of) - 1
+        point = scheduler_pb2.PlanPoint(places=[1] + [0] * left)
+        return scheduler_pb2.PlanResponse(
+            agents=["a"],
+            places=[1] + [0] * left,
+            reasons=[scheduler_pb2.PlanReason(text="full", excluded={"full": 1}, agents=1)],
+            reason_of=[0] + [1] * left,
+            devices=[scheduler_pb2.PlanDevices(task=0, resource="gpu", indices=[1])],
+            score=scheduler_pb2.PlanScore(t=1.0, u=0.5, b=0.25, j=0.125, unplaced=left),
+            strategy="worst_fit",
+            elapsed_s=0.5,
+            front=[point] if request.front else [],
+            queued=3,
+            seed=request.seed,
+            budget_s=5.0,
+            objective="J",
+        )
 
     async def ListAgentViews(self, _request: Any, _: Any) -> Any:
         self._enter()

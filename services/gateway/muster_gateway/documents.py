@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from muster.domain.policy import DEFAULT_STRATEGY, MAX_WEIGHT, STRATEGIES
 from muster.domain.task import (
     CONSTRAINT_OPS,
     DEFAULT_MAX_ATTEMPTS,
@@ -240,7 +241,9 @@ class Explanation(BaseModel):
         description="When it should start, if run times are as expected; null = it does not wait, "
         "or that is not known."
     )
-    expected_start_why: str | None = Field(description="Why that is not known, or on what it rests.")
+    expected_start_why: str | None = Field(
+        description="Why that is not known, or on what it rests."
+    )
     expected_end: str | None = Field(
         description="When its running attempt should end, by what was learned or declared, given "
         "how long it has run; null = it does not run, or nothing is known."
@@ -290,6 +293,14 @@ class AgentPage(BaseModel):
     next: str | None
 
 
+class Objective(BaseModel):
+    """T, U and B of what is placed now, at most a second old."""
+
+    T: float = Field(description="Seconds that the placed tasks still take, in sum.")
+    U: float = Field(description="Mean over resources of used / capacity of the cluster.")
+    B: float = Field(description="Standard deviation of the agents' dominant shares.")
+
+
 class Cluster(BaseModel):
     """The cluster's figures; `leader` is null and the rest left out while nobody leads."""
 
@@ -306,6 +317,40 @@ class Cluster(BaseModel):
     tasks_per_s: float | None = None
     version: str | None = None
     strategy: str | None = None
+    policy_etag: str | None = Field(None, description="Which stored policy the leader places by.")
+    objective: Objective | None = None
+
+
+class Weights(Strict):
+    """Of the terms of J; those left out are 0, and one at least is above 0."""
+
+    t: float = Field(0, ge=0, le=MAX_WEIGHT)
+    u: float = Field(0, ge=0, le=MAX_WEIGHT)
+    b: float = Field(0, ge=0, le=MAX_WEIGHT)
+
+
+class Bounds(Strict):
+    """What a plan should keep to, before J counts."""
+
+    T: float | None = Field(None, ge=0, description="At most so many seconds.")
+    U: float | None = Field(None, ge=0, le=1, description="At least this share.")
+    B: float | None = Field(None, ge=0, description="At most this.")
+    J: float | None = Field(None, ge=0, description="At most this; not below weights.t.")
+
+
+class PolicyDocument(Strict):
+    """How tasks are placed."""
+
+    strategy: str = Field(DEFAULT_STRATEGY, json_schema_extra={"enum": list(STRATEGIES)})
+    weights: Weights = Field(
+        Weights(t=0.4, u=0.3, b=0.3), description="J = t T / T_ref + u (1 - U) + b B."
+    )
+    penalty: float = Field(10, ge=0, le=MAX_WEIGHT, description="Of unplaced demand in J.")
+    objective: Literal["J", "T", "makespan"] = "J"
+    bounds: Bounds = Field(
+        default_factory=lambda: Bounds.model_validate({}), description="Only those that are named."
+    )
+    budget: Duration = Field("100ms", description="What an improving strategy may take; to 1h.")
 
 
 class KeyNames(BaseModel):

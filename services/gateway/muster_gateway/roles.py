@@ -53,6 +53,8 @@ ACCESS: Mapping[tuple[str, str], Role | None] = MappingProxyType(
         ("POST", "/v1/tasks/{id}/cancel"): Role.SUBMITTER,
         # Reads, although the ids travel in a body.
         ("POST", "/v1/results"): Role.VIEWER,
+        # Places nothing, and takes a processor for a while.
+        ("POST", "/v1/plans"): Role.SUBMITTER,
         ("GET", "/v1/events"): Role.VIEWER,
         ("GET", "/v1/cluster"): Role.VIEWER,
         ("GET", "/v1/agents"): Role.VIEWER,
@@ -68,6 +70,8 @@ ACCESS: Mapping[tuple[str, str], Role | None] = MappingProxyType(
         ("POST", "/v1/blobs"): Role.SUBMITTER,
         ("GET", "/v1/blobs/{sha256}"): Role.VIEWER,
         ("DELETE", "/v1/blobs/{sha256}"): Role.SUBMITTER,
+        ("GET", "/v1/policy"): Role.VIEWER,
+        ("PUT", "/v1/policy"): Role.ADMIN,
         ("GET", "/v1/keys"): Role.ADMIN,
         ("POST", "/v1/keys"): Role.ADMIN,
         ("DELETE", "/v1/keys/{id}"): Role.ADMIN,

@@ -9,6 +9,8 @@ from muster_gateway import (
     routes_data,
     routes_events,
     routes_keys,
+    routes_plans,
+    routes_policy,
     routes_results,
     routes_service,
     routes_tasks,
@@ -22,5 +24,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *routes_agents.ROUTES,
     *routes_events.ROUTES,
     *routes_keys.ROUTES,
+    *routes_plans.ROUTES,
+    *routes_policy.ROUTES,
     *routes_service.ROUTES,
 )

@@ -41,7 +41,7 @@ def parse_key(text: str, field: str = "key") -> str:
     return text
 
 
-def _etag_of(call: Call, header: str) -> str:
+def etag_of(call: Call, header: str) -> str:
     """The tag that a condition names: "" = no condition, "*" = any. Raises InvalidInput."""
     text = call.request.headers.get(header, "").strip()
     if text in ("", "*"):
@@ -67,7 +67,7 @@ async def get_value(call: Call) -> Response:
     if not found.found:
         raise NotFound("value", key)
     headers = {"ETag": f'"{found.etag}"', **_AS_DATA}
-    if _etag_of(call, "If-None-Match") in ("*", found.etag):
+    if etag_of(call, "If-None-Match") in ("*", found.etag):
         return Response(None, 304, headers)
     return Response(found.value, 200, headers, found.content_type or _BYTES)
 
@@ -79,7 +79,7 @@ async def put_value(call: Call) -> Response:
     content_type = request.headers.get("content-type", _BYTES)
     if not _CONTENT_TYPE.fullmatch(content_type):
         raise InvalidInput("Content-Type", content_type, "must be a media type")
-    if_match, if_none_match = _etag_of(call, "If-Match"), _etag_of(call, "If-None-Match")
+    if_match, if_none_match = etag_of(call, "If-Match"), etag_of(call, "If-None-Match")
     if if_none_match not in ("", "*"):
         raise InvalidInput("If-None-Match", if_none_match, "a write takes * alone")
     put: storage_pb2.PutValueResponse = await _data(
@@ -106,7 +106,7 @@ async def delete_value(call: Call) -> Response:
         call,
         "DeleteValue",
         storage_pb2.DeleteValueRequest(
-            tenant=call.tenant, key=key, if_match=_etag_of(call, "If-Match")
+            tenant=call.tenant, key=key, if_match=etag_of(call, "If-Match")
         ),
     )
     if deleted.deleted:
@@ -157,7 +157,7 @@ async def get_blob(call: Call) -> Response:
     sha256 = _sha256_of(call)
     headers = {"ETag": f'"{sha256}"', **_AS_DATA}
     size_bytes, pieces = await open_blob(call.gateway.storage, call.tenant, sha256)
-    if call.request.method == "HEAD" or _etag_of(call, "If-None-Match") == sha256:
+    if call.request.method == "HEAD" or etag_of(call, "If-None-Match") == sha256:
         await pieces.aclose()
         status = 200 if call.request.method == "HEAD" else 304
         if status == 200:
@@ -192,7 +192,7 @@ def _sha256_of(call: Call) -> str:
 
 
 _TAG = "data"
-_IF_MATCH = Query(
+IF_MATCH = Query(
     "If-Match", "Only if this is the present ETag; * = only if it exists.", '"7"', "header"
 )
 
@@ -219,7 +219,7 @@ ROUTES: tuple[Route, ...] = (
         _TAG,
         (Answer(201, "It is new."), Answer(204, "It was replaced.")),
         about=f"At most {MAX_VALUE_BYTES} bytes. Keys may hold slashes.",
-        queries=(_IF_MATCH, Query("If-None-Match", "*: only if there is none yet.", "*", "header")),
+        queries=(IF_MATCH, Query("If-None-Match", "*: only if there is none yet.", "*", "header")),
         body=Body(media_types=(_BYTES, JSON)),
         converters={"key": "path"},
         problems=(412, 413, 422),
@@ -231,7 +231,7 @@ ROUTES: tuple[Route, ...] = (
         "Delete a shared value",
         _TAG,
         (Answer(204, "It is gone."),),
-        queries=(_IF_MATCH,),
+        queries=(IF_MATCH,),
         converters={"key": "path"},
         problems=(404, 412, 422),
     ),

@@ -349,7 +349,11 @@ def cluster_out(
             "tasks_per_s": status.tasks_per_s,
             "version": status.version,
             "strategy": status.strategy,
+            "policy_etag": status.policy_etag or None,
         }
+        if status.HasField("objective"):
+            now = status.objective
+            out["objective"] = {"T": now.t_seconds, "U": now.u_ratio, "B": now.b_ratio}
     return out
 
 

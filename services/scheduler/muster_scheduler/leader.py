@@ -47,6 +47,7 @@ from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
 from muster_scheduler.sessions import Session
+from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.writer import Answer, Writer
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -107,14 +108,20 @@ class Leader:
     ended: then nobody may be let in any more."""
 
     def __init__(
-        self, storage: ServiceChannel, term: int, clock_ms: int, policy: Policy, address: str
+        self,
+        storage: ServiceChannel,
+        term: int,
+        clock_ms: int,
+        policies: StoredPolicy,
+        address: str,
     ) -> None:
         self.storage = storage
         self.term = term
         self.address = address
         self.restricted = False
         self.over = False
-        self.state = ClusterState(policy, np.random.default_rng(), random.random)
+        self.policies = policies
+        self.state = ClusterState(policies.policy, np.random.default_rng(), random.random)
         # A leader that is stopped before it judges for the first time has heard nobody, either.
         self.state.judged_boot_ms = boot_ms()
         self.sessions: dict[AgentId, Session] = {}
@@ -130,7 +137,7 @@ class Leader:
         self._creating: dict[TaskId, _Creation] = {}
         self._unwritten_bytes = 0
         self._settling: dict[TaskId, list[asyncio.Future[None]]] = {}
-        self.loader = Loader(storage, term, self.state, self.now, self.wake)
+        self.loader = Loader(storage, term, self.state, self.now, self.wake, policies.note_change)
         self.ready = self.loader.ready
         self._ended = {s: metrics.ENDED.labels(s.value) for s in ENDED_STATES}
         self.writer = Writer(storage, term, self._on_written)
@@ -164,6 +171,7 @@ class Leader:
                 group.create_task(self.writer.run(), name="writer")
                 group.create_task(self.publisher.run(), name="publisher")
                 group.create_task(self.loader.run(), name="loader")
+                group.create_task(self.policies.follow(self._use), name="policy")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
         finally:
@@ -246,6 +254,12 @@ class Leader:
         if len(self.state.classes) > 2 * len(self.state.tasks) + 1000:
             used = {c for t in self.state.tasks.values() for c in (t.class_id, t.plain_class_id)}
             self.state.classes.forget_all_but(used)
+
+    def _use(self, policy: Policy) -> None:
+        """Places by another policy from now on."""
+        self.state.policy = policy
+        self.state.place_again = True
+        self.wake()
 
     # ------------------------------------------------------------------ flush
 

@@ -23,6 +23,7 @@ from muster_scheduler.errors import passes, turn_from
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
+_POLICY_CHANGED = storage_pb2.EVENT_KIND_POLICY_CHANGED
 
 # Of all open tasks; a million take about a minute.
 LOAD_TIMEOUT_S = 120.0
@@ -32,7 +33,10 @@ MAX_LOOK_UP = 500
 
 
 class Loader:
-    """Fills the leader's state. `ready` is set once all open tasks have been loaded."""
+    """Fills the leader's state. `ready` is set once all open tasks have been loaded.
+
+    `policy_changed` is called when the stored policy may be another one than it was.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Loader:
         state: ClusterState,
         now: Callable[[], Now],
         wake: Callable[[], None],
+        policy_changed: Callable[[], None],
     ) -> None:
         self.ready = asyncio.Event()
         self._storage = storage
@@ -48,6 +53,7 @@ class Loader:
         self._state = state
         self._now = now
         self._wake = wake
+        self._policy_changed = policy_changed
         # (tenant, id, whether it may be one that an agent holds)
         self._wanted: deque[tuple[TenantId, TaskId, bool]] = deque()
         self._wanted_some = asyncio.Event()
@@ -90,6 +96,8 @@ class Loader:
                 if not position:
                     position = await self._load()
                     self.ready.set()
+                    # What changed before `position` is in no event.
+                    self._policy_changed()
                     self._wake()
                 async with aclosing(self._tail(position)) as passed:
                     async for last_id in passed:
@@ -130,7 +138,9 @@ class Loader:
     async def _tail(self, position: str) -> AsyncGenerator[str, None]:
         """Positions as they are passed; "" when events were missed and all must be loaded."""
         request = storage_pb2.TailRequest(
-            from_id=position, kinds=[storage_pb2.EVENT_KIND_TASK_CREATED], only_term_zero=True
+            from_id=position,
+            kinds=[storage_pb2.EVENT_KIND_TASK_CREATED, _POLICY_CHANGED],
+            only_term_zero=True,
         )
         call = self._storage.stream(_Store, "Tail", request)
         try:
@@ -139,9 +149,10 @@ class Loader:
                     if message.gap:
                         yield ""
                         return
-                    self._want(
-                        [(TenantId(e.tenant), TaskId(e.task_id), False) for e in message.events]
-                    )
+                    created = [e for e in message.events if e.kind != _POLICY_CHANGED]
+                    if len(created) < len(message.events):
+                        self._policy_changed()
+                    self._want([(TenantId(e.tenant), TaskId(e.task_id), False) for e in created])
                     yield message.last_id or position
         finally:
             call.cancel()

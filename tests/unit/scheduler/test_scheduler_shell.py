@@ -36,6 +36,7 @@ from muster_scheduler.leader import Leader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import MAX_WAITING_BYTES, Publisher
 from muster_scheduler.sessions import MAX_MESSAGE_BYTES, MAX_UNSENT, Session
+from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.writer import CALLS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES, Answer, Writer
 
 A = AgentId("a")
@@ -324,7 +325,8 @@ def test_progress_that_nobody_takes_is_bounded_in_bytes() -> None:
 
 
 def leader_with(reply: Callable[[str, Any], Any]) -> Leader:
-    return Leader(Storage(reply), 7, 0, Policy(), "here:1")  # type: ignore[arg-type]
+    storage: Any = Storage(reply)
+    return Leader(storage, 7, 0, StoredPolicy(storage, Policy()), "here:1")
 
 
 async def test_a_flush_that_fails_ends_the_lead(monkeypatch: pytest.MonkeyPatch) -> None:

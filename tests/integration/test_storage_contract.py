@@ -175,6 +175,26 @@ async def test_an_assigned_task_is_created_under_the_term(store: Store) -> None:
     assert (await events_of(store))[-1].term == term
 
 
+async def test_the_devices_of_an_attempt_are_kept_with_it(store: Store) -> None:
+    term = await new_term(store)
+    new = task(1, state=2, attempt=1, agent="agent-1")
+    new.status.devices.add(resource="gpu", indices=[0, 3])
+    new.status.devices.add(resource="gpu.a100", indices=[15])
+    await store.tasks.create(term, creations([new], term))
+    runs = task_pb2.TaskStatus()
+    runs.CopyFrom(new.status)
+    runs.state = task_pb2.TASK_STATE_RUNNING
+    assert (await stored(store, 1)).status == new.status
+    change = transition(1, (2, 1), runs)
+    assert await store.tasks.apply(term, changes([change], term)) == [APPLIED]
+    assert (await stored(store, 1)).status == runs
+    page = await store.tasks.page(TENANT, TaskFilter(state=3), "", 9, newest_first=False)
+    assert [task_pb2.TaskStatus.FromString(row.status) for row in page.rows] == [runs]
+    for expect, after in (((3, 1), status(1, 1)), ((1, 1), status(2, 2, "agent-2"))):
+        await store.tasks.apply(term, changes([transition(1, expect, after)], term))
+        assert not (await stored(store, 1)).status.devices
+
+
 @pytest.mark.parametrize("offset", [-1, 1])
 async def test_a_creation_under_another_term_changes_nothing(store: Store, offset: int) -> None:
     await new_term(store)

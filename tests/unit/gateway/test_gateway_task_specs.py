@@ -164,6 +164,7 @@ def _task(**fields: Any) -> dict[str, Any]:
         (_task(resources={"memory": "1 Gi"}), "resources.memory"),
         (_task(resources={"memory": ""}), "resources.memory"),
         (_task(resources={"gpu": "1.5"}), "resources.gpu"),
+        (_task(resources={"gpu": "1500m"}), "resources.gpu"),
         (_task(resources={"CPU": "1"}), "resources.CPU"),
         (_task(resources={f"r{n}": 1 for n in range(33)}), "resources"),
         (_task(labels={f"k{n}": "v" for n in range(33)}), "labels"),

@@ -123,6 +123,7 @@ class Servers:
         leader_ttl_s: int = 60,
         redis_timeout_s: int = 50,
         learn_every_s: int = 0,
+        strategy: str = "worst_fit",
     ) -> None:
         self.etcd = EtcdServer(folder / "etcd")
         self.redis = RedisServer(folder / "redis")
@@ -145,6 +146,7 @@ class Servers:
             "MUSTER_REGISTRY": f"127.0.0.1:{self.registry_port}",
             "MUSTER_LEADER_TTL_S": str(leader_ttl_s),
             "MUSTER_LEARN_EVERY_S": str(learn_every_s),
+            "MUSTER_STRATEGY": strategy,
         }
         self.schedulers = [
             PythonService(folder / f"scheduler{n}", "muster_scheduler", env)

@@ -20,9 +20,12 @@ from tests.integration.scheduler_cluster import (
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
 from muster.domain.ids import TaskId
 from muster_scheduler.keeping import LEARNING_TENANT, Archive, StoredModel
+from muster_scheduler.learning.bandit import Bandit
+from muster_scheduler.placement.auto import CONTEXT_WIDTH
 
 SHORT_TTL_S = 6
 LEARNED = "what was learned is loaded"
+JUDGED = "a choice is judged"
 INSTALLED = "a run-time model is installed"
 # More than the fewest that trees are made of.
 ENOUGH = 260
@@ -31,7 +34,7 @@ BATCH = 20
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
-    made = Servers(tmp_path, leader_ttl_s=SHORT_TTL_S, learn_every_s=1)
+    made = Servers(tmp_path, leader_ttl_s=SHORT_TTL_S, learn_every_s=1, strategy="auto")
     yield made
     made.stop()
 
@@ -112,6 +115,9 @@ async def test_the_next_leader_has_the_window_and_the_model(
     while done < ENOUGH or INSTALLED not in leader.log_text():
         done += await work(cluster, agents, 1)
     await until(lambda: _has_models(cluster))
+    while JUDGED not in leader.log_text():
+        done += await work(cluster, agents, 1)
+    await until(lambda: _has_choices(cluster))
 
     # What is noted and not written yet goes with a leader: some seconds of it.
     await until(lambda: _has_attempts(cluster, 200))
@@ -122,6 +128,7 @@ async def test_the_next_leader_has_the_window_and_the_model(
     loaded = next(line for line in first.log_text().splitlines() if LEARNED in line)
     assert f"model={newest.version}" in loaded or f'"model": {newest.version}' in loaded
     assert "muster_model_version 0.0" not in first.metrics()
+    assert Bandit(CONTEXT_WIDTH).load_json(await choices(cluster)) is None
 
     # Every blob of a model is spoiled where it lies: tasks go on, and the log says what to do.
     for path in (servers.storage.folder / "blobs" / LEARNING_TENANT).rglob("*"):
@@ -136,6 +143,15 @@ async def test_the_next_leader_has_the_window_and_the_model(
     assert "declared estimates serve" in alarm
     agents = [await cluster.agent(name) for name in "ab"]
     await work(cluster, agents, 1)
+
+
+async def choices(cluster: Cluster) -> bytes:
+    """What `auto` has learned, as it is kept."""
+    return await Archive(cluster.storage, 0).load_choices()
+
+
+async def _has_choices(cluster: Cluster) -> bool:
+    return bool(await choices(cluster))
 
 
 async def _has_models(cluster: Cluster) -> bool:

@@ -15,6 +15,7 @@ from muster_scheduler.learning import records as under_test
 from muster_scheduler.learning.attempts import AgentFeatures, TaskFeatures
 from muster_scheduler.learning.records import (
     CHUNK_ATTEMPTS,
+    LEAST_RUN_S,
     MAGIC,
     MAX_CHUNK_BYTES,
     CorruptChunk,
@@ -144,6 +145,11 @@ def test_chunks_are_within_what_storage_takes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_successes_are_lessons() -> None:
-    assert record(1).lesson() is not None
+    lesson = record(1).lesson()
+    assert lesson is not None
+    assert lesson.run_s == 2.0
     assert msgspec.structs.replace(record(1), outcome="failed").lesson() is None
-    assert msgspec.structs.replace(record(1), run_s=0.0).lesson() is None
+    # Agents measure in milliseconds; what takes less still ends.
+    short = msgspec.structs.replace(record(1), run_s=0.0).lesson()
+    assert short is not None
+    assert short.run_s == LEAST_RUN_S

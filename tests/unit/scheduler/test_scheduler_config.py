@@ -31,11 +31,12 @@ def test_everything_given() -> None:
             "MUSTER_MONITORS": "127.0.0.1:4",
             "MUSTER_STRATEGY": "greedy",
             "MUSTER_LEADER_TTL_S": "5",
+            "MUSTER_LEARN_EVERY_S": "0",
         }
     )
     assert (config.listen, config.advertise) == ("127.0.0.1:0", "host.example:7")
     assert (config.monitors, config.strategy) == (("127.0.0.1:4",), "greedy")
-    assert config.leader_ttl_s == 5
+    assert (config.leader_ttl_s, config.learn_every_s) == (5, 0)
 
 
 @pytest.mark.parametrize("key", sorted(NEEDED))
@@ -52,6 +53,9 @@ def test_what_is_needed(key: str) -> None:
         ("MUSTER_LEADER_TTL_S", "61", "2 to 60"),
         ("MUSTER_LEADER_TTL_S", "3.5", "whole seconds"),
         ("MUSTER_LEADER_TTL_S", "²", "whole seconds"),
+        ("MUSTER_LEARN_EVERY_S", "86401", "0 to 86400"),
+        ("MUSTER_LEARN_EVERY_S", "-1", "0 to 86400"),
+        ("MUSTER_LEARN_EVERY_S", "often", "whole seconds"),
         ("MUSTER_STORAGE", "127.0.0.1", "host:port"),
         ("MUSTER_STORAGE", "127.0.0.1:0", "1 to 65535"),
         ("MUSTER_REGISTRY", ":7", "host:port"),

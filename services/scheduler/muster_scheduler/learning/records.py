@@ -63,9 +63,9 @@ class Record(msgspec.Struct, frozen=True):
 
     def lesson(self) -> Attempt | None:
         """What a model learns of it: only how long those took that succeeded."""
-        if self.outcome != SUCCEEDED or not LEAST_RUN_S <= self.run_s < float("inf"):
+        if self.outcome != SUCCEEDED:
             return None
-        return Attempt(self.task, self.agent, self.run_s, self.predicted_s)
+        return Attempt(self.task, self.agent, max(LEAST_RUN_S, self.run_s), self.predicted_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,8 @@ def fine(method: str, request: Any) -> Any:
         return storage_pb2.ApplyResponse(results=[done for _ in request.transitions])
     if method == "ConfirmTerm":
         return storage_pb2.ConfirmTermResponse(current=True, clock_ms=5)
+    if method == "GetPolicy":
+        return storage_pb2.GetPolicyResponse(etag="0")
     if method == "LoadOpen":
         return [storage_pb2.LoadOpenResponse(tail_from="1")]
     if method == "Tail":

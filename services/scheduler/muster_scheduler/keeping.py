@@ -40,7 +40,7 @@ from muster_scheduler.learning.records import (
 _LOG = structlog.get_logger("muster.scheduler")
 _Data = storage_pb2_grpc.DataServiceStub
 
-# No client's; whoever has a key of it may read and spoil what was learned, and nothing else.
+# No client's: keys are made for the tenant of their maker.
 LEARNING_TENANT = TenantId("muster-learning")
 _ATTEMPTS, _MODELS, _CHOICES = "attempts/", "models", "choices"
 _CALL_TIMEOUT_S = 10.0

@@ -253,6 +253,7 @@ class Leader:
         # Clients can make up classes without end; what no open task needs is forgotten.
         if len(self.state.classes) > 2 * len(self.state.tasks) + 1000:
             used = {c for t in self.state.tasks.values() for c in (t.class_id, t.plain_class_id)}
+            used.update(self.state.arrivals.classes())
             self.state.classes.forget_all_but(used)
 
     def _use(self, policy: Policy) -> None:

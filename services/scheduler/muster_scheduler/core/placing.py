@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from muster_scheduler.placement.strategy import get
 MAX_PLAN = 512
 # Rounds in one call; the rest waits for the next, so that the loop stays responsive.
 MAX_ROUNDS = 8
+# Strategies that weigh what is likely to come, or may choose one that does.
+TOLD_THE_MIX = frozenset({"fragmentation", "quota", "auto"})
 
 
 def _never() -> bool:
@@ -115,6 +118,8 @@ def _plan(
         estimate_s=[c.task.spec.estimate_ms / 1000 or 1.0 for c in candidates],
     )
     batch = foretold(state, snapshot, [c.task for c in candidates], batch, now)
+    if state.policy.strategy in TOLD_THE_MIX:
+        batch = replace(batch, mix=state.arrivals.mix())
     strategy = get(state.policy.strategy)
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
     placements = Placements(state, snapshot, batch, plan, now)

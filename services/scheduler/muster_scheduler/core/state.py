@@ -17,6 +17,7 @@ from muster.domain.task_lifecycle import ENDED_STATES
 from muster_scheduler.core.choices import Choices
 from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
+from muster_scheduler.core.mix import ArrivalMix
 from muster_scheduler.core.notes import Notes
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
@@ -50,6 +51,7 @@ class ClusterState:
         self.jitter = jitter
         self.table = AgentTable()
         self.classes = ClassTable()
+        self.arrivals = ArrivalMix()
         self.queue = WaitingQueue()
         # Tasks that wait to run alone, and the agents that are kept for them or that they run on.
         self.suspects: dict[TaskId, OpenTask] = {}
@@ -114,6 +116,7 @@ class ClusterState:
         nobody = frozenset[str]()
         plain = self.classes.id_of(spec.skill, demand, spec.constraints, nobody, spread)
         task.plain_class_id = task.class_id = plain
+        self.arrivals.note(plain)
         if task.status.avoid:
             avoid = frozenset(task.status.avoid)
             task.class_id = self.classes.id_of(spec.skill, demand, spec.constraints, avoid, spread)

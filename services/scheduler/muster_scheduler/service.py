@@ -162,6 +162,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             by_state[agent.state.value] = by_state.get(agent.state.value, 0) + 1
         capacity = view.capacity.sum(axis=0).tolist()
         used = view.used.sum(axis=0).tolist()
+        counts = state.counts()
         return scheduler_pb2.GetClusterStatusResponse(
             leader=leader.address,
             term=leader.term,
@@ -172,7 +173,9 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             tasks_per_s=leader.tasks_per_s,
             version=self._version,
             strategy=state.policy.strategy,
-            **state.counts(),
+            queued=counts["queued"],
+            assigned=counts["assigned"],
+            running=counts["running"],
         )
 
     async def Session(

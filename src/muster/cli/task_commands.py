@@ -240,7 +240,7 @@ def explain(ctx: typer.Context, ident: TaskArgument, as_json: AsJson = False) ->
     if as_json:
         session.print_json(answer)
         return
-    from muster.cli.show import pairs  # noqa: PLC0415
+    from muster.cli.show import local_time, pairs  # noqa: PLC0415
 
     position = answer.get("queue_position")
     pairs(
@@ -252,8 +252,39 @@ def explain(ctx: typer.Context, ident: TaskArgument, as_json: AsJson = False) ->
             ("agents", answer.get("agents") if answer["state"] == "PENDING" else None),
             *((f"  {why}", f"{n} excluded") for why, n in (answer.get("excluded") or {}).items()),
             ("would help", answer.get("smallest_change")),
+            ("should start", _expected_start(answer, local_time(answer.get("expected_start")))),
+            ("should end", local_time(answer.get("expected_end"))),
         )
     )
+    _print_candidates(answer)
+
+
+def _expected_start(answer: dict[str, Any], at: str) -> str:
+    why = answer.get("expected_start_why")
+    if at:
+        return f"{at}, {why}" if why else at
+    return f"unknown: {why}" if why else ""
+
+
+def _print_candidates(answer: dict[str, Any]) -> None:
+    from muster.cli.show import table  # noqa: PLC0415
+
+    candidates = answer.get("candidates") or []
+    if not candidates:
+        return
+    print()
+    terms = ["score", *sorted({n for one in candidates for n in one["terms"]} - {"score"})]
+    rows = (
+        (
+            one["agent"],
+            one["rank"],
+            "yes" if one["fits"] else "no",
+            *(f"{one['terms'][n]:.6g}" if n in one["terms"] else "" for n in terms),
+        )
+        for one in candidates
+    )
+    columns = ["AGENT", "RANK", "FITS", *(n.upper().replace("_", " ") for n in terms)]
+    table(columns, rows, empty="")
 
 
 def _segment(ident: str) -> str:

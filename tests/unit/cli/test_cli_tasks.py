@@ -178,6 +178,39 @@ def test_explain_tells_the_reasons(muster: Muster) -> None:
     assert muster("explain", TASK_ID, "--json").json == explanation
 
 
+def test_explain_shows_scores_and_the_start(muster: Muster) -> None:
+    scores = {"score": 0.25, "free_share_after": 0.25, "health": 1.0}
+    told = {
+        "id": TASK_ID,
+        "state": "PENDING",
+        "summary": "no agent can take it now",
+        "candidates": [
+            {"agent": "a", "rank": 1, "fits": False, "terms": scores},
+            {"agent": "b", "rank": 2, "fits": False, "terms": {"score": 0.125}},
+        ],
+        "expected_start": "2026-01-31T12:00:00.123Z",
+        "expected_start_why": "if 1 task of unknown length take no longer",
+    }
+    explain = f"GET /v1/tasks/{TASK_ID}/explain"
+    unknown = {**told, "expected_start": None, "expected_start_why": "nobody knows"}
+    muster.on(explain, answer(told), answer(unknown))
+    lines = muster("explain", TASK_ID).out.splitlines()
+    assert lines[-3].split() == [
+        "AGENT",
+        "RANK",
+        "FITS",
+        "SCORE",
+        "FREE",
+        "SHARE",
+        "AFTER",
+        "HEALTH",
+    ]
+    assert lines[-2].split() == ["a", "1", "no", "0.25", "0.25", "1"]
+    assert lines[-1].split() == ["b", "2", "no", "0.125"]
+    assert any("should start" in line and "of unknown length" in line for line in lines)
+    assert "unknown: nobody knows" in muster("explain", TASK_ID).out
+
+
 def test_of_the_first_tasks_that_wait_the_reason_is_asked(muster: Muster) -> None:
     waiting = a_task("PENDING", agent=None, started_at=None, ended_at=None)
     muster.on("GET /v1/tasks", answer({"items": [a_task(), *[waiting] * 12], "next": None}))

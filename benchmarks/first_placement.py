@@ -1,14 +1,15 @@
-"""Whether compiling slows the first placements after a scheduler's start.
+"""Whether compiling slows the first placements after a scheduler's start, or those meanwhile.
 
 python benchmarks/first_placement.py [--agents 1000] [--runs 3] [--json]
 
-Each run starts a fresh process that does what a scheduler does: it makes the compiled loops ready
-in the background (`muster_scheduler.warming`) and meanwhile places a batch of 16 equal tasks and
-one of 512 tasks of 32 classes, in turn, every 5 ms. It does so with nothing compiled yet (`cold`:
-an empty cache folder, as after an installation), with the code on disk (`cached`, as after any
-other start), and without any warm-up (`never`). Printed, in milliseconds: the first placement of
-each kind, the median and the longest while the loops become ready, the longest time for which the
-event loop did not answer, the placements after, and when the loops were ready.
+Each run starts a fresh process that places a batch of 16 equal tasks and one of 512 tasks of 32
+classes, in turn, every 5 ms, as a scheduler's loop does. `plain`: nothing is loaded, as in the
+first seconds after every start and for good on a small cluster. `cold`, `cached`: the compiled
+loops are made ready meanwhile (`muster_scheduler.warming`), with an empty cache folder, as once
+after an installation, and with the code on disk. Printed, in milliseconds: the first placement of
+each kind, the median and the longest while the loops become ready, the placements after, the
+longest time for which the event loop did not answer, and when the loops were ready; besides, the
+memory of the process at the end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="worst_fit")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", choices=("warm", "never"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("warm", "plain"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         print(orjson.dumps(asyncio.run(_measure(asked))).decode())
@@ -50,7 +52,7 @@ def main() -> None:
     rows = []
     for _ in range(asked.runs):
         with tempfile.TemporaryDirectory() as folder:
-            rows += [_start(asked, kind, folder) for kind in ("never", "cold", "cached")]
+            rows += [_start(asked, kind, folder) for kind in ("plain", "cold", "cached")]
     table = Table(*(name.replace("_", " ") for name in rows[0]))
     for row in rows:
         if asked.json:
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def _start(asked: argparse.Namespace, kind: str, folder: str) -> dict[str, Any]:
-    child = "never" if kind == "never" else "warm"
+    child = "plain" if kind == "plain" else "warm"
     command = [sys.executable, __file__, "--child", child, "--agents", str(asked.agents)]
     command += ["--strategy", asked.strategy]
     environ = os.environ | {"MUSTER_KERNEL_CACHE": str(Path(folder) / "kernels")}
@@ -72,11 +74,13 @@ def _start(asked: argparse.Namespace, kind: str, folder: str) -> dict[str, Any]:
 
 async def _measure(asked: argparse.Namespace) -> dict[str, Any]:
     from muster_scheduler.placement import fast  # noqa: PLC0415 - only the child pays for it
-    from muster_scheduler.warming import warm_kernels  # noqa: PLC0415
+    from muster_scheduler.warming import Warming  # noqa: PLC0415
 
     plan_small, plan_large = _planners(asked.agents, asked.strategy)
     begin = time.perf_counter()
-    warming = None if asked.child == "never" else asyncio.create_task(warm_kernels())
+    shell, warming = Warming(), None
+    if asked.child == "warm":
+        warming = asyncio.create_task(shell.make_ready(asked.strategy))
     spans: dict[str, list[float]] = {"small": [], "large": []}
     after: dict[str, list[float]] = {"small": [], "large": []}
     ready_s, longest_gap, turn = None, 0.0, 0
@@ -103,6 +107,7 @@ async def _measure(asked: argparse.Namespace) -> dict[str, Any]:
         row[f"{name}_after_ms"] = round(statistics.median(after[name]), 2) if ready_s else None
     row["loop_gap_ms"] = round(1000 * longest_gap, 1)
     row["ready_s"] = None if ready_s is None else round(ready_s, 2)
+    row["rss_mib"] = round(psutil.Process().memory_info().rss / 2**20)
     return row
 
 

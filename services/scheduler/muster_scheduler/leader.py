@@ -41,6 +41,7 @@ from muster_scheduler import metrics
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
+from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.errors import passes, turn_from
 from muster_scheduler.loading import Loader
@@ -127,6 +128,7 @@ class Leader:
         self.sessions: dict[AgentId, Session] = {}
         self.supervisors: dict[AgentId, Session] = {}
         self.tasks_per_s = 0.0
+        self.objective = RunningObjective()
         self._clock_base_ms = clock_ms
         self._clock_boot_ms = boot_ms()
         self._advanced_boot_ms = self._clock_boot_ms
@@ -240,6 +242,10 @@ class Leader:
                 last_ended = self.state.ended_count
                 self.tasks_per_s = 0.5 * self.tasks_per_s + 0.5 * rate
                 self._measure()
+                self.objective.begin(self.state)
+            if self.objective.step(self.state, now):
+                for gauge, value in zip(metrics.OBJECTIVE, self.objective.now, strict=True):
+                    gauge.set(value)
             self.wake()
 
     def _measure(self) -> None:

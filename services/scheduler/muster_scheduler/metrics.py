@@ -12,6 +12,12 @@ QUEUED = Gauge("muster_tasks_queued", "Tasks that wait for a place.")
 ASSIGNED = Gauge("muster_tasks_assigned", "Attempts sent to agents and not begun.")
 RUNNING = Gauge("muster_tasks_running", "Attempts that run.")
 AGENTS = Gauge("muster_agents", "Agents by state.", ("state",))
+OBJECTIVE_T = Gauge(
+    "muster_objective_t_seconds", "T: what the placed tasks are expected to take yet, in sum."
+)
+OBJECTIVE_U = Gauge("muster_objective_u_ratio", "U: used / capacity, mean over resources.")
+OBJECTIVE_B = Gauge("muster_objective_b_ratio", "B: standard deviation of the agents' loads.")
+OBJECTIVE = (OBJECTIVE_T, OBJECTIVE_U, OBJECTIVE_B)
 LEADER = Gauge("muster_scheduler_leader", "1 while this process leads.")
 TERM = Gauge("muster_scheduler_term", "The term of this leader, 0 without the lead.")
 PLACE_SECONDS = Histogram(
@@ -44,6 +50,6 @@ STRAGGLERS = Counter("muster_stragglers", "Attempts that ran far longer than was
 
 def forget_leadership() -> None:
     """A standby has no tasks and knows no agents."""
-    for gauge in (LEADER, TERM, QUEUED, ASSIGNED, RUNNING, MODEL_VERSION):
+    for gauge in (*OBJECTIVE, LEADER, TERM, QUEUED, ASSIGNED, RUNNING, MODEL_VERSION):
         gauge.set(0)
     AGENTS.clear()

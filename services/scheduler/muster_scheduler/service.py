@@ -163,6 +163,7 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         capacity = view.capacity.sum(axis=0).tolist()
         used = view.used.sum(axis=0).tolist()
         counts = state.counts()
+        t, u, b = leader.objective.now
         return scheduler_pb2.GetClusterStatusResponse(
             leader=leader.address,
             term=leader.term,
@@ -173,6 +174,8 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             tasks_per_s=leader.tasks_per_s,
             version=self._version,
             strategy=state.policy.strategy,
+            policy_etag=leader.policies.etag,
+            objective=scheduler_pb2.Objective(t_seconds=t, u_ratio=u, b_ratio=b),
             queued=counts["queued"],
             assigned=counts["assigned"],
             running=counts["running"],

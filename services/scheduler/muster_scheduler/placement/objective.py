@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from muster_scheduler.placement.classes import TaskBatch
+from muster_scheduler.placement.classes import ClassTable, TaskBatch
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import FloatArray, Snapshot
 
@@ -81,6 +81,16 @@ def evaluate(
         unplaced=unplaced,
         unplaced_weight=float((1.0 + tasks.priority[~placed]).sum()),
     )
+
+
+def of_running(
+    snapshot: Snapshot, left_s: FloatArray, policy: Policy
+) -> tuple[float, float, float]:
+    """T, U and B of what the agents hold: `left_s` is float64 [R], what each of their tasks is
+    expected to take yet, so T is the seconds of work in sum; U and B as in `evaluate`."""
+    nothing = TaskBatch.of(ClassTable(), ())
+    score = evaluate(snapshot, nothing, nothing.class_id, policy)
+    return float(left_s.sum()), score.U, score.B
 
 
 def loads(snapshot: Snapshot, tasks: TaskBatch, assignment: NDArray[np.int32]) -> FloatArray:

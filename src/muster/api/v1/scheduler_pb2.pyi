@@ -959,7 +959,7 @@ class GetClusterStatusResponse(_message.Message):
     version: _builtins.str
     strategy: _builtins.str
     policy_etag: _builtins.str
-    """Which stored policy is in force; empty = none was ever stored, or it was not understood."""
+    """The ETag of the stored policy that the leader goes by."""
     @_builtins.property
     def agents_by_state(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property

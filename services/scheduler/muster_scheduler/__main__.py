@@ -10,6 +10,7 @@ import orjson
 import structlog
 
 from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
+from muster.cancellation import contained
 from muster.domain.errors import InvalidInput, MusterError, StaleTerm
 from muster.etcd.client import EtcdClient
 from muster.etcd.election import Deposed, Elected, Election, observe
@@ -126,7 +127,7 @@ class Scheduler:
             try:
                 leader = await self._take_term()
                 failures = 0
-                await self._lead(leader)
+                await contained(self._lead(leader))
             except* StaleTerm as group:
                 _LOG.warning("another scheduler has taken the lead", reason=str(_first(group)))
             except* MusterError as group:

@@ -229,6 +229,9 @@ class FlakyLog:
         self.down = False
         # How often somebody has noticed.
         self.refused = 0
+        # What a wait for news waits for instead, and whether it does.
+        self.waits: asyncio.Future[int] | None = None
+        self.waiting = False
 
     def _check(self) -> None:
         if self.down:
@@ -245,6 +248,9 @@ class FlakyLog:
 
     async def wait_beyond(self, seq: int, wait_s: float) -> int:
         self._check()
+        if self.waits is not None:
+            self.waiting = True
+            return await self.waits
         last = await self.store.events.wait_beyond(seq, 0.01)
         self._check()
         return last
@@ -268,6 +274,20 @@ async def test_an_outage_of_the_log_is_only_a_pause() -> None:
         log.down = False
         await tail.until(10)
         assert (tail.seen, tail.gaps) == (list(range(1, 11)), [])
+
+
+async def test_a_log_that_goes_away_as_the_feed_ends_does_not_keep_it_alive() -> None:
+    log = FlakyLog()
+    feed = EventFeed(log)
+    work = asyncio.create_task(feed.run())
+    waits = log.waits = asyncio.get_running_loop().create_future()
+    async with tailing(feed, None):
+        await eventually(lambda: log.waiting)
+        waits.set_exception(Unavailable("redis", "test"))
+        work.cancel()
+        log.waits = None
+        await asyncio.wait([work], timeout=HANG_S)
+        assert work.cancelled()
 
 
 async def test_a_log_that_lost_its_end_is_a_gap() -> None:

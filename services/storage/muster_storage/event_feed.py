@@ -212,11 +212,13 @@ class EventFeed:
                 yield self._gap(position)
 
     async def _follow(self) -> None:
+        # What is heard while the log is asked may be newer than its answer: that is no loss.
+        reached = self._position
         last = await self._log.last()
         if not self._started.is_set():
             self._position = last
             self._started.set()
-        elif last < self._position:
+        elif last < reached:
             # The log came back without its end: what the numbers after it meant is gone.
             self._position = last
             self._losses += 1

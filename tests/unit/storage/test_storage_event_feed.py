@@ -355,6 +355,16 @@ class OwnLog(FlakyLog):
         # While it is set, answers with events are held back.
         self.held: asyncio.Event | None = None
         self.reads = 0
+        # The same for how far the log goes.
+        self.last_held: asyncio.Event | None = None
+        self.asked = 0
+
+    async def last(self) -> int:
+        last = await super().last()
+        self.asked += 1
+        if self.last_held is not None:
+            await self.last_held.wait()
+        return last
 
     async def after(self, seq: int, limit: int) -> list[LogEntry]:
         if self.full:
@@ -410,3 +420,25 @@ async def test_a_log_that_takes_no_more_calls_is_read_later() -> None:
         log.full = False
         await tail.until(3)
         assert (tail.seen, tail.gaps) == ([1, 2, 3], [])
+
+
+async def test_an_own_write_heard_while_the_log_is_asked_how_far_it_goes_is_no_loss() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
+        write(log.store, 2)
+        await tail.until(2)
+        log.last_held = asyncio.Event()
+        log.asked = log.refused = 0
+        log.down = True
+        await eventually(lambda: log.refused > 0)
+        log.down = False
+        await eventually(lambda: log.asked > 0)
+        # The answer, 2, is on its way.
+        write(log.store, 1)
+        log.heard(LogBatch(3, [(b"2:1:default", [b""])]))
+        await tail.until(3)
+        log.last_held.set()
+        write(log.store, 1)
+        await tail.until(4)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3, 4], [])

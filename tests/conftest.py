@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 # Lets tests say `from tests.real_servers import ...` however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.evidence import testimonies
 from tests.real_servers import EtcdServer, RedisServer
 
 # How long an example takes says more about the machine's load than about the code.
@@ -24,6 +25,16 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("muster")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections += testimonies()
+    return report
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 # Of each process.
-MAX_CHARS = 4_000
+MAX_CHARS = 8_000
 
 
 class Witness(Protocol):

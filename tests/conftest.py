@@ -13,6 +13,11 @@ from hypothesis import HealthCheck, settings
 # Lets tests say `from tests.real_servers import ...` however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+# Read when gRPC starts. While its threads work, its own handlers abort or hang a process that is
+# forked here with code to run before its program, as `muster up`, which has no gRPC, starts its
+# children.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 from tests.evidence import testimonies
 from tests.real_servers import EtcdServer, RedisServer
 

@@ -253,6 +253,12 @@ def exit_code(environ: dict[str, str], *argv: str) -> int:
     return done.returncode
 
 
+def test_the_process_that_forks_all_others_has_no_grpc(running: Cli) -> None:
+    """With gRPC at work in it, a fork would now and then abort the child, or hang both."""
+    parent = running.processes()[0]
+    assert "grpc" not in Path(f"/proc/{parent.pid}/maps").read_text()
+
+
 def test_tables_fit_80_columns(running: Cli) -> None:
     running.ok("submit", "echo", "--wait")
     for command in ("tasks", "agents", "status"):

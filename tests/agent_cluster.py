@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tests.evidence import is_witness
 from tests.polling import HANG_S
 from tests.real_servers import free_port
 
@@ -471,6 +472,10 @@ class Agent:
         self.process: asyncio.subprocess.Process | None = None
         self.stderr = b""
         self._drain: asyncio.Task[None] | None = None
+        is_witness(self)
+
+    def testimony(self) -> tuple[str, str]:
+        return f"{self.folder} (stderr)", self.stderr.decode(errors="replace")
 
     async def start(self, skills: str, env: dict[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,12 @@ from hypothesis import HealthCheck, settings
 # Lets tests say `from tests.real_servers import ...` however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+# Read when gRPC starts. While its threads work, its own handlers abort or hang a process that is
+# forked here with code to run before its program, as `muster up`, which has no gRPC, starts its
+# children.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+from tests.evidence import testimonies
 from tests.real_servers import EtcdServer, RedisServer
 
 # How long an example takes says more about the machine's load than about the code.
@@ -24,6 +30,16 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("muster")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections += testimonies()
+    return report
 
 
 @pytest.fixture

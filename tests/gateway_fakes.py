@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
-from tests.polling import HANG_S
+from tests.polling import HANG_S, eventually
 
 from muster.api.v1 import (
     agent_pb2,
@@ -571,11 +571,9 @@ class Cluster:
         return client
 
 
-async def until(condition: Callable[[], object], seconds: float = HANG_S) -> None:
-    """Waits, with a bound, for what happens beside the test."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  conditions are about other objects' state
-            await asyncio.sleep(0.005)
+async def until(condition: Callable[[], object], *work: asyncio.Task[Any]) -> None:
+    """`eventually`, of conditions of any type."""
+    await eventually(lambda: bool(condition()), *work)
 
 
 # What a gateway waits for others before it goes on without them. Here all of them are one process,

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 from types import TracebackType
 from typing import IO, Self
 
 from etcd3aio import _protobuf as pb
+from tests.evidence import is_witness
 
 from muster.etcd import wire
 from muster.local.binaries import find_etcd, find_redis
@@ -80,6 +82,11 @@ class RealServer:
         self.log_path = self.folder / f"{self.name}.log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        is_witness(self)
+
+    def testimony(self) -> tuple[str, str]:
+        log = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return f"{self.log_path}", log
 
     @property
     def endpoint(self) -> str:
@@ -176,12 +183,12 @@ class RealServer:
             time.sleep(0.02)
 
     def _stopped(self) -> bool:
-        # Its threads stop one by one, some after the signal was sent.
-        states = [
-            stat.read_text().rpartition(")")[2].split()[0]
-            for stat in Path(f"/proc/{self.pid}/task").glob("*/stat")
-        ]
-        return all(state == "T" for state in states)
+        # Its threads stop one by one, some after the signal was sent, and some may end before.
+        states = []
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                states.append(stat.read_text().rpartition(")")[2].split()[0])
+        return bool(states) and all(state == "T" for state in states)
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         trampoline = (sys.executable, "-S", "-E", "-c", _DIE_WITH_PARENT, str(os.getpid()))

@@ -49,7 +49,11 @@ def find(demo: subprocess.Popen[str], part: str) -> psutil.Process:
 
 def is_named(process: psutil.Process, word: str) -> bool:
     """Whether a word of the command line, or its program's name, begins with `word`."""
-    words = process.cmdline()
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        # An orphan that `muster up` has taken in may end while it is looked at.
+        return False
     return any(text.rpartition("/")[2].startswith(word) for text in words)
 
 

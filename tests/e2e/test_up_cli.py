@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.evidence import is_witness
 from tests.polling import HANG_S
 
 MUSTER = str(Path(sys.executable).with_name("muster"))
@@ -51,6 +52,7 @@ class Cli:
             if name in os.environ:
                 kept[name] = os.environ[name]
         self.environ = {**kept, "MUSTER_PROFILE": str(folder / "profile.json"), "COLUMNS": "80"}
+        is_witness(self)
 
     def run(self, *argv: str, timeout_s: float = 150.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -90,10 +92,13 @@ class Cli:
         parent = psutil.Process(int((self.state / "lock").read_text()))
         return [parent, *parent.children(recursive=True)]
 
-    def logs(self) -> str:
+    def logs(self, chars: int = 1500) -> str:
         """The end of each."""
         paths = sorted((self.state / "logs").glob("*.log"))
-        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in paths)
+        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-chars:]}" for p in paths)
+
+    def testimony(self) -> tuple[str, str]:
+        return f"{self.state}", self.logs(600)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -246,6 +251,12 @@ def exit_code(environ: dict[str, str], *argv: str) -> int:
         [MUSTER, *argv], env=environ, capture_output=True, timeout=150, check=False
     )
     return done.returncode
+
+
+def test_the_process_that_forks_all_others_has_no_grpc(running: Cli) -> None:
+    """With gRPC at work in it, a fork would now and then abort the child, or hang both."""
+    parent = running.processes()[0]
+    assert "grpc" not in Path(f"/proc/{parent.pid}/maps").read_text()
 
 
 def test_tables_fit_80_columns(running: Cli) -> None:

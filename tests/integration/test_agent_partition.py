@@ -61,7 +61,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 def spans(path: Path) -> dict[int, tuple[int, int]]:
     """When each attempt ran: its first and last note, in milliseconds of boot time."""
     notes: defaultdict[int, list[int]] = defaultdict(list)
-    for line in path.read_text().splitlines() if path.exists() else ():
+    # The last line may be half written.
+    for line in path.read_text().split("\n")[:-1] if path.exists() else ():
         attempt, at_ms = line.split()
         notes[int(attempt)].append(int(at_ms))
     return {attempt: (min(at), max(at)) for attempt, at in notes.items()}

@@ -225,13 +225,13 @@ async def test_observers_see_every_change_of_leader(
             seen.append(value)  # noqa: PERF401 -- it is read while it grows
 
     task = asyncio.create_task(watch())
-    await eventually(lambda: seen == [None])
+    await eventually(lambda: seen == [None], task)
     async with Candidate(etcd_server, "h:1", LONG_TTL_S) as first:
-        await eventually(lambda: seen == [None, b"h:1"])
+        await eventually(lambda: seen == [None, b"h:1"], task)
         await first.election.resign()
-        await eventually(lambda: seen == [None, b"h:1", None])
+        await eventually(lambda: seen == [None, b"h:1", None], task)
     async with Candidate(etcd_server, "h:2", LONG_TTL_S):
-        await eventually(lambda: seen[3:] == [b"h:2"])
+        await eventually(lambda: seen[3:] == [b"h:2"], task)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

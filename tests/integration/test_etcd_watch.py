@@ -62,8 +62,8 @@ async def recording(
         async for batch in watch_prefix(client, prefix, timing=timing or WatchTiming()):
             recorder.take(batch)
 
-    task = asyncio.create_task(run())
-    await eventually(lambda: bool(recorder.batches))
+    task = asyncio.create_task(run(), name="the watch")
+    await eventually(lambda: bool(recorder.batches), task)
     yield recorder
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

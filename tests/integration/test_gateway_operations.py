@@ -260,7 +260,7 @@ async def test_requests_in_flight_are_bounded(cluster: Cluster) -> None:
     edge = cluster.gateway._server.config.app
     edge._max_in_flight = 2  # type: ignore[union-attr]
     polls = [asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m")) for _ in range(2)]
-    await until(lambda: len(cluster.gateway.gateway.board._watches.get(ident, ())) == 2)
+    await until(lambda: len(cluster.gateway.gateway.board._watches.get(ident, ())) == 2, *polls)
     refused = await client.get("/v1/tasks")
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
@@ -279,6 +279,6 @@ async def test_a_client_that_hangs_up_frees_its_watch(
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
     board = cluster.gateway.gateway.board
     poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m"))
-    await until(lambda: ident in board._watches)
+    await until(lambda: ident in board._watches, poll)
     poll.cancel()
     await until(lambda: ident not in board._watches)

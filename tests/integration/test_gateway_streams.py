@@ -69,7 +69,7 @@ async def submitted(client: httpx.AsyncClient, count: int = 1) -> list[str]:
 async def test_events_come_as_they_happen_and_can_be_resumed(cluster: Cluster) -> None:
     client = cluster.client()
     reading = asyncio.create_task(read(client, "/v1/events", 3))
-    await until(lambda: cluster.gateway.gateway.feed._subscriptions)
+    await until(lambda: cluster.gateway.gateway.feed._subscriptions, reading)
     ids = await submitted(client, 2)
     await cluster.storage.end(ids[0])
     live = await reading
@@ -157,7 +157,7 @@ async def test_lost_events_end_a_stream_so_that_it_is_resumed(cluster: Cluster) 
     client = cluster.client()
     await submitted(client)
     reading = asyncio.create_task(read(client, "/v1/events", 10))
-    await until(lambda: cluster.gateway.gateway.feed._subscriptions)
+    await until(lambda: cluster.gateway.gateway.feed._subscriptions, reading)
     cluster.storage.trimmed = 50
     cluster.storage.events.clear()
     cluster.storage.drop_tails()
@@ -198,7 +198,7 @@ async def test_a_tasks_events_begin_with_it_and_end_with_it(cluster: Cluster) ->
 async def test_streams_end_when_the_gateway_stops() -> None:
     async with running_cluster() as cluster:
         reading = asyncio.create_task(read(cluster.client(), "/v1/events", 10))
-        await until(lambda: cluster.gateway.gateway.feed._subscriptions)
+        await until(lambda: cluster.gateway.gateway.feed._subscriptions, reading)
         cluster.gateway.gateway.end_streams()
         assert [name for _, name, _ in await reading] == ["gap"]
 

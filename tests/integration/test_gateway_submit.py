@@ -224,7 +224,7 @@ async def test_a_long_poll_is_woken_by_the_end(cluster: Cluster) -> None:
         asyncio.create_task(client.get(f"/v1/tasks/{ident}{part}?wait=10m"))
         for part in ("", "/result")
     ]
-    await until(lambda: len(cluster.gateway.gateway.board._watches.get(ident, ())) == 2)
+    await until(lambda: len(cluster.gateway.gateway.board._watches.get(ident, ())) == 2, *polls)
     await cluster.storage.end(ident, b"42")
     for poll in polls:
         assert (await poll).json()["result"] == 42
@@ -254,7 +254,7 @@ async def test_waiters_are_answered_when_the_gateway_stops(cluster: Cluster) -> 
     poll = asyncio.create_task(client.get(f"/v1/tasks/{ids[0]}?wait=10m"))
     gathering = asyncio.create_task(client.post("/v1/results", json={"ids": ids, "wait": "10m"}))
     board = cluster.gateway.gateway.board
-    await until(lambda: len(board._watches.get(ids[0], ())) == 2)
+    await until(lambda: len(board._watches.get(ids[0], ())) == 2, poll, gathering)
     cluster.gateway.gateway.end_streams()
     assert (await asyncio.wait_for(poll, HANG_S)).json()["state"] == "PENDING"
     assert json.loads((await asyncio.wait_for(gathering, HANG_S)).text) == {"open": ids}
@@ -264,7 +264,7 @@ async def test_an_end_during_a_break_of_the_tail_is_not_missed(cluster: Cluster)
     client = cluster.client()
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
     poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m"))
-    await until(lambda: ident in cluster.gateway.gateway.board._watches)
+    await until(lambda: ident in cluster.gateway.gateway.board._watches, poll)
     cluster.storage.drop_tails()
     await cluster.storage.end(ident, b"1")
     assert (await asyncio.wait_for(poll, HANG_S)).json()["state"] == "SUCCEEDED"
@@ -275,7 +275,7 @@ async def test_an_end_that_was_trimmed_from_the_events_is_not_missed(cluster: Cl
     storage = cluster.storage
     ident = (await client.post("/v1/tasks", json={"skill": "echo"})).json()["id"]
     poll = asyncio.create_task(client.get(f"/v1/tasks/{ident}?wait=10m"))
-    await until(lambda: ident in cluster.gateway.gateway.board._watches)
+    await until(lambda: ident in cluster.gateway.gateway.board._watches, poll)
     # Ended, and its event is gone before the tail comes back.
     storage.drop_tails()
     task = storage.tasks["default", ident]

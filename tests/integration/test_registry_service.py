@@ -327,8 +327,10 @@ async def test_a_silent_agent_is_removed_when_its_lease_ends(world: World) -> No
     assert agent.registration.lease_ttl_ms == SHORT_TTL_S * 1000
     await eventually(lambda: len(agent.answers) >= 2)
     await agent.stop()
-    await eventually(lambda: watcher.removals == ["a"])
+    # A machine that stalls for its TTL may have cost it a registration before.
+    await eventually(lambda: watcher.removals[-1:] == ["a"] and "a" not in watcher.agents)
     assert boot_s() - agent.renewed_boot_s >= SHORT_TTL_S
+    assert set(watcher.removals) == {"a"}
     assert other.last.registered
     assert set(watcher.agents) == {"b"}
 
@@ -359,6 +361,8 @@ async def test_agents_outlive_a_killed_registry(world: World) -> None:
         await eventually(
             lambda: all(len(a.answers) > m for a, m in zip(agents, marks, strict=True))
         )
+        if boot_s() - killed_s > OUTAGE_TTL_S - OUTAGE_INTERVAL_MS / 1000:
+            pytest.skip("this machine is too busy to restart a registry within the leases")
         # Past the old leases' end: nobody was removed and nobody had to register again.
         await eventually(lambda: boot_s() > killed_s + OUTAGE_TTL_S + 1)
         kvs, _ = await etcd.list("muster/agents/")
@@ -412,7 +416,7 @@ async def test_agents_come_back_with_their_incarnation_when_etcd_was_emptied(
     world.etcd.kill()
     await asyncio.to_thread(shutil.rmtree, world.etcd.data_dir)
     await asyncio.to_thread(world.etcd.start)
-    await eventually(lambda: agent.registrations == 2)
+    await eventually(lambda: agent.registrations >= 2)
     assert agent.registration.incarnation == 2
     await eventually(lambda: agent.last.registered)
     await eventually(
@@ -428,7 +432,7 @@ async def test_a_deleted_registration_is_noticed_at_the_next_beat(world: World) 
     agent = await world.living("a")
     async with EtcdClient([world.etcd.endpoint], timeout_s=HANG_S) as etcd:
         await etcd.delete(agent_key("a"))
-    await eventually(lambda: agent.registrations == 2)
+    await eventually(lambda: agent.registrations >= 2)
     assert agent.registration.incarnation == 1
 
 

@@ -324,7 +324,7 @@ async def test_a_new_leader_loads_all_open_tasks(storage: Storage) -> None:
 
     async def load(given: int) -> list[pb.LoadOpenResponse]:
         request = pb.LoadOpenRequest(term=given)
-        call = storage.channel.stream(StorageServiceStub, "LoadOpen", request, timeout_s=10)
+        call = storage.channel.stream(StorageServiceStub, "LoadOpen", request, timeout_s=HANG_S)
         with rpc_errors("storage"):
             return [message async for message in call]
 
@@ -437,13 +437,13 @@ async def test_tail_sees_every_event_once_across_a_restart_of_redis(
             gaps += message.gap
             seen.extend((int(event.id), event.task_id) for event in message.events)
 
-    following = asyncio.create_task(follow())
-    await started.wait()
+    following = asyncio.create_task(follow(), name="the follower")
+    await eventually(started.is_set, following)
     # A stream that still reads the log when Redis goes away ends, for its client to take up again;
     # with the first event heard it lives on what the service's one reader hands out.
     await fragile.create(task(9_001))
     created = [ident(9_001)]
-    await eventually(lambda: following.done() or bool(seen))
+    await eventually(lambda: bool(seen), following)
     for round_ in range(3):
         for n in range(round_ * 1_000, round_ * 1_000 + 100, 10):
             await fragile.create(*[task(i) for i in range(n, n + 10)])
@@ -452,8 +452,7 @@ async def test_tail_sees_every_event_once_across_a_restart_of_redis(
         await fragile.ready()
     await fragile.create(task(9_000))
     created.append(ident(9_000))
-    await eventually(lambda: following.done() or len(seen) >= len(created))
-    assert not following.done(), following.exception()
+    await eventually(lambda: len(seen) >= len(created), following)
     following.cancel()
     await asyncio.wait([following])
     assert seen == [(n, i) for n, i in enumerate(created, 1)]

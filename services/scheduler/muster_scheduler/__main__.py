@@ -9,6 +9,7 @@ from importlib.metadata import version
 import structlog
 
 from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
+from muster.cancellation import contained
 from muster.domain.errors import MusterError, StaleTerm
 from muster.domain.policy import Policy
 from muster.etcd.client import EtcdClient
@@ -129,7 +130,7 @@ class Scheduler:
             try:
                 leader = await self._take_term()
                 failures = 0
-                await self._lead(leader)
+                await contained(self._lead(leader))
             except* StaleTerm as group:
                 _LOG.warning("another scheduler has taken the lead", reason=str(_first(group)))
             except* MusterError as group:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from muster.cancellation import contained
 from muster.domain.errors import Overloaded, Unavailable
 from muster_storage.metrics import EVENTS, TAIL_GAPS, TAIL_LAGGED, TAIL_SUBSCRIBERS
 from muster_storage.records import LogBatch, LogEntry
@@ -157,7 +158,7 @@ class EventFeed:
         """Follows the log until it is cancelled; goes on where it was when the log comes back."""
         while True:
             try:
-                await self._follow()
+                await contained(self._follow())
             except* (Unavailable, Overloaded):
                 # The log is away, or too much waits for it; how far it goes is asked anew.
                 pass
@@ -211,11 +212,13 @@ class EventFeed:
                 yield self._gap(position)
 
     async def _follow(self) -> None:
+        # What is heard while the log is asked may be newer than its answer: that is no loss.
+        reached = self._position
         last = await self._log.last()
         if not self._started.is_set():
             self._position = last
             self._started.set()
-        elif last < self._position:
+        elif last < reached:
             # The log came back without its end: what the numbers after it meant is gone.
             self._position = last
             self._losses += 1

@@ -12,6 +12,7 @@ from typing import Self
 
 import structlog
 
+from muster.cancellation import contained
 from muster.domain.errors import Unavailable
 from muster.etcd import wire
 from muster.etcd.client import EtcdClient
@@ -139,13 +140,16 @@ class LeaseKeeper:
         reason = ""
         async with stream:
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._write(stream))
-                    tasks.create_task(self._read(stream))
-                    tasks.create_task(self._look_for_stall())
+                await contained(self._exchange(stream))
             except* StreamLostError as group:
                 reason = str(group.exceptions[0])
         return reason
+
+    async def _exchange(self, stream: Stream) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write(stream))
+            tasks.create_task(self._read(stream))
+            tasks.create_task(self._look_for_stall())
 
     async def _write(self, stream: Stream) -> None:
         while True:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.polling import eventually
+from tests.polling import HANG_S, eventually
 
 from muster.local.nursery import Nursery, StartFailed, describe_exit
 from muster.local.parts import Part, Stage
@@ -41,7 +41,7 @@ from muster.local.nursery import Nursery
 from muster.local.parts import Part, Stage
 GRANDPARENT = '''
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"],
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
                          start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)
@@ -101,7 +101,7 @@ async def test_one_that_dies_at_start_again_and_again_fails_with_its_last_words(
 ) -> None:
     nursery.start([part(tmp_path, COUNT, str(tmp_path / "pids"), "3")])
     with pytest.raises(StartFailed, match="child cannot start: my last words"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             await nursery.failed
     assert len(pids_in(tmp_path / "pids")) == 4
 
@@ -109,7 +109,7 @@ async def test_one_that_dies_at_start_again_and_again_fails_with_its_last_words(
 async def test_exit_78_at_start_fails_at_once(nursery: Nursery, tmp_path: Path) -> None:
     nursery.start([part(tmp_path, COUNT, str(tmp_path / "pids"), "78")])
     with pytest.raises(StartFailed, match="my last words"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             await nursery.failed
     assert len(pids_in(tmp_path / "pids")) == 1
 
@@ -143,7 +143,7 @@ async def test_a_program_that_is_missing_fails_the_start(nursery: Nursery, tmp_p
 async def test_end_is_obeyed_by_sigterm(nursery: Nursery, tmp_path: Path, said: list[str]) -> None:
     nursery.start([part(tmp_path, SLEEP)])
     child = nursery.children["child"]
-    assert await nursery.end([child], 30.0) == []
+    assert await nursery.end([child], HANG_S) == []
     assert child.ended.is_set()
     assert not psutil.pid_exists(child.pid)
     assert said == []
@@ -153,7 +153,7 @@ async def test_end_reaches_a_child_that_is_stopped(nursery: Nursery, tmp_path: P
     nursery.start([part(tmp_path, SLEEP)])
     child = nursery.children["child"]
     os.kill(child.pid, signal.SIGSTOP)
-    assert await nursery.end([child], 30.0) == []
+    assert await nursery.end([child], HANG_S) == []
 
 
 async def test_a_stubborn_child_is_killed(nursery: Nursery, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ async def test_hurry_cuts_the_grace_short(nursery: Nursery, tmp_path: Path) -> N
     await eventually(lambda: "deaf" in child.log.read_text())
     hurry = asyncio.Event()
     hurry.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         assert await nursery.end([child], 600.0, hurry) == ["child"]
 
 
@@ -193,7 +193,7 @@ def test_what_a_dead_child_leaves_behind_is_killed(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
         assert "family was killed by SIGKILL" in readline(parent)
         # Killed and asked for: even the zombie is gone.
-        _, left = psutil.wait_procs([grandchild], timeout=30)
+        _, left = psutil.wait_procs([grandchild], timeout=HANG_S)
         assert left == []
         assert parent.stdin is not None
         second = [p.pid for p in psutil.Process(parent.pid).children()]

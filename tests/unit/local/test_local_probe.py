@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.real_servers import free_port
 
-from muster.local.ports import is_free
 from muster.local.probe import agents_not_ready, get, parse_answer, reason_in, why_not_ready
 
 
@@ -27,10 +27,6 @@ async def answering(answer: Callable[[bytes], bytes]) -> AsyncIterator[int]:
 
 def http(status: int, body: str) -> bytes:
     return f"HTTP/1.1 {status} Whatever\r\nX: y\r\n\r\n{body}".encode()
-
-
-def free_port() -> int:
-    return next(port for port in range(32_000, 12_000, -1) if is_free(port))
 
 
 async def test_ready_is_200() -> None:

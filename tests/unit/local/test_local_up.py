@@ -267,15 +267,17 @@ def test_a_stop_during_the_start_leaves_nothing(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_closed_terminal_ends_it_unless_that_is_ignored(cluster: Cluster, ignored: bool) -> None:
-    def before() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-
+    # In the new program and not between fork and exec: this process has threads, of gRPC.
+    then = (
+        "import os, signal, sys;"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'});"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     with subprocess.Popen(
-        cluster.argv("up", "--json"),
+        [sys.executable, "-S", "-c", then, *cluster.argv("up", "--json")],
         env=cluster.environ,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=before,  # noqa: PLW1509 -- a test of one thread
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

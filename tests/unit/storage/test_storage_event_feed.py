@@ -229,6 +229,9 @@ class FlakyLog:
         self.down = False
         # How often somebody has noticed.
         self.refused = 0
+        # What a wait for news waits for instead, and whether it does.
+        self.waits: asyncio.Future[int] | None = None
+        self.waiting = False
 
     def _check(self) -> None:
         if self.down:
@@ -245,6 +248,9 @@ class FlakyLog:
 
     async def wait_beyond(self, seq: int, wait_s: float) -> int:
         self._check()
+        if self.waits is not None:
+            self.waiting = True
+            return await self.waits
         last = await self.store.events.wait_beyond(seq, 0.01)
         self._check()
         return last
@@ -268,6 +274,20 @@ async def test_an_outage_of_the_log_is_only_a_pause() -> None:
         log.down = False
         await tail.until(10)
         assert (tail.seen, tail.gaps) == (list(range(1, 11)), [])
+
+
+async def test_a_log_that_goes_away_as_the_feed_ends_does_not_keep_it_alive() -> None:
+    log = FlakyLog()
+    feed = EventFeed(log)
+    work = asyncio.create_task(feed.run())
+    waits = log.waits = asyncio.get_running_loop().create_future()
+    async with tailing(feed, None):
+        await eventually(lambda: log.waiting)
+        waits.set_exception(Unavailable("redis", "test"))
+        work.cancel()
+        log.waits = None
+        await asyncio.wait([work], timeout=HANG_S)
+        assert work.cancelled()
 
 
 async def test_a_log_that_lost_its_end_is_a_gap() -> None:
@@ -335,6 +355,16 @@ class OwnLog(FlakyLog):
         # While it is set, answers with events are held back.
         self.held: asyncio.Event | None = None
         self.reads = 0
+        # The same for how far the log goes.
+        self.last_held: asyncio.Event | None = None
+        self.asked = 0
+
+    async def last(self) -> int:
+        last = await super().last()
+        self.asked += 1
+        if self.last_held is not None:
+            await self.last_held.wait()
+        return last
 
     async def after(self, seq: int, limit: int) -> list[LogEntry]:
         if self.full:
@@ -390,3 +420,25 @@ async def test_a_log_that_takes_no_more_calls_is_read_later() -> None:
         log.full = False
         await tail.until(3)
         assert (tail.seen, tail.gaps) == ([1, 2, 3], [])
+
+
+async def test_an_own_write_heard_while_the_log_is_asked_how_far_it_goes_is_no_loss() -> None:
+    log = OwnLog()
+    async with running(log) as feed, tailing(feed, None) as tail:
+        await feed._started.wait()
+        write(log.store, 2)
+        await tail.until(2)
+        log.last_held = asyncio.Event()
+        log.asked = log.refused = 0
+        log.down = True
+        await eventually(lambda: log.refused > 0)
+        log.down = False
+        await eventually(lambda: log.asked > 0)
+        # The answer, 2, is on its way.
+        write(log.store, 1)
+        log.heard(LogBatch(3, [(b"2:1:default", [b""])]))
+        await tail.until(3)
+        log.last_held.set()
+        write(log.store, 1)
+        await tail.until(4)
+        assert (tail.seen, tail.gaps) == ([1, 2, 3, 4], [])

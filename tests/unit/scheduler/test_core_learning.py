@@ -212,6 +212,20 @@ def test_a_straggler_is_told_once() -> None:
     assert stragglers.look(bench.state, bench.now) == []
 
 
+def test_of_what_is_unlike_all_before_nothing_is_expected() -> None:
+    bench = noting()
+    bench.join(A)
+    bench.join(B)
+    taught(bench, factor_of_b=1.0)
+    huge = running(bench, size=1_000_000)
+    bench.wait(600_000)
+    assert expected_run_s(bench.state, huge, A) is None
+    assert remaining_s(bench.state, huge, bench.now) is None
+    assert Stragglers().look(bench.state, bench.now) == []
+    # Half as large again as any is still like them.
+    assert expected_run_s(bench.state, running(bench, size=14), A) is not None
+
+
 def test_without_a_model_three_estimates_are_the_bound() -> None:
     bench = Bench()
     bench.join(A)

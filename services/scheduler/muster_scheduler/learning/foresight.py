@@ -171,12 +171,15 @@ class Foresight:
         return self.quantiles_of([Attempt(task, agent, 1.0)])[0]
 
     def quantiles_of(self, attempts: Sequence[Attempt]) -> list[Quantiles]:
-        """Of attempts that have not ended; their `run_s` is not looked at."""
+        """Of attempts that have not ended; their `run_s` is not looked at.
+
+        The declared estimate where the skill is not trusted, or the task unlike all seen.
+        """
         model = self.model
         found = [declared(a.task.declared_s or UNKNOWN_S) for a in attempts]
         if model is None:
             return found
-        trusted = [row for row, a in enumerate(attempts) if model.is_trusted(a.task.skill)]
+        trusted = [row for row, a in enumerate(attempts) if model.knows_like(a.task)]
         if not trusted:
             return found
         log_s = model.of_attempts([attempts[row] for row in trusted])

@@ -70,6 +70,10 @@ class RuntimeModel:
         seen = self.evaluation.skills[skill]
         return seen.declared is None or seen.predicted <= seen.declared
 
+    def knows_like(self, task: TaskFeatures) -> bool:
+        """Whether its time is more than a guess: of a trusted skill, and not unlike all seen."""
+        return self.is_trusted(task.skill) and not self.linear.lines[task.skill].is_unlike(task)
+
     def of_attempts(self, attempts: Sequence[Attempt]) -> FloatArray:
         """float64 [L, N], log seconds, rising with the level; NaN where the skill is unknown."""
         linear = self.linear.of_attempts(attempts)

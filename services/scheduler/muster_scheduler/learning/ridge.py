@@ -24,6 +24,8 @@ _PENALTY = 1.0
 _ROUNDS = 6
 # Slopes are trusted within what was seen and a little beyond, in standard deviations.
 _MAX_SCALED = 4.0
+# A task whose line, went it on, would end this many log seconds elsewhere is unlike all seen.
+_UNLIKE = 0.3
 
 
 class SkillLine(msgspec.Struct, frozen=True):
@@ -44,11 +46,18 @@ class SkillLine(msgspec.Struct, frozen=True):
         log_s: FloatArray = self.intercept + self._scaled(tasks) @ np.array(self.slopes)
         return log_s
 
+    def is_unlike(self, task: TaskFeatures) -> bool:
+        """Whether the task is so far from those seen that its time is a guess."""
+        cut = np.maximum(np.abs(self._unbounded([task])[0]) - _MAX_SCALED, 0.0)
+        return bool(cut @ np.abs(np.array(self.slopes)) > _UNLIKE)
+
     def _scaled(self, tasks: Sequence[TaskFeatures]) -> FloatArray:
+        return self._unbounded(tasks).clip(-_MAX_SCALED, _MAX_SCALED)
+
+    def _unbounded(self, tasks: Sequence[TaskFeatures]) -> FloatArray:
         raw = raw_columns(tasks, self.names)
         scaled: FloatArray = (raw - np.array(self.means)) / np.array(self.scales)
-        scaled = np.nan_to_num(scaled, nan=0.0)
-        return scaled.clip(-_MAX_SCALED, _MAX_SCALED)
+        return np.nan_to_num(scaled, nan=0.0)
 
 
 class LinearPart(msgspec.Struct, frozen=True):

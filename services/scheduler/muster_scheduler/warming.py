@@ -16,17 +16,19 @@ from typing import NoReturn
 
 import structlog
 
-from muster_scheduler.placement import fast
+from muster_scheduler.placement import fast, readiness
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY
 from muster_scheduler.placement.rehearsal import rehearse
 
 _LOG = structlog.get_logger("muster.scheduler")
 
-# Between looks at what was missed. The first one only notes where the count stands, so that the
-# load that meets a new leader is never made worse.
-_LOOK_S = 5.0
-# Tasks between two looks that would have been placed much quicker. By the plain pass they cost at
-# least 15 microseconds each, all in all as much as loading does, and the loop stands still for it.
+# Between looks at what the loop wants.
+_LOOK_S = 1.0
+# Looks at what is wanted for one at what was missed. The first one only notes where that count
+# stands, so that the load that meets a new leader is never made worse.
+_LOOKS = 5
+# Tasks between two such looks that would have been placed much quicker. By the plain pass they cost
+# at least 15 microseconds each, all in all about what loading does, and the loop stands still for it.
 _WORTH_TASKS = 5_000
 # Several times what compiling takes on one busy core.
 _COMPILE_TIMEOUT_S = 300.0
@@ -50,19 +52,36 @@ class Warming:
     """What is ready in this process, and the making of the rest, one strategy at a time."""
 
     def __init__(self) -> None:
-        fast.leave_loading_to_shell()
         self._ready: dict[str, bool] = {}
+        self._given_up: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
 
     async def watch(self) -> NoReturn:
-        """Make the constructive strategies' loops ready once they are worth it."""
+        """Make ready what the policy names, and the constructive strategies' loops once they are
+        worth it."""
+        fast.leave_loading_to_shell()
         before = fast.missed_tasks()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            for _ in range(_LOOKS):
+                await asyncio.sleep(_LOOK_S)
+                for strategy in readiness.wanted():
+                    await self._make_wanted(strategy)
             missed = fast.missed_tasks()
             if missed - before >= _WORTH_TASKS and DEFAULT_STRATEGY not in self._ready:
                 await self.make_ready(DEFAULT_STRATEGY)
             before = missed
+
+    async def _make_wanted(self, strategy: str) -> None:
+        """What cannot be compiled ahead is compiled here, which makes the loop slow for a while."""
+        is_ready = await self.make_ready(strategy)
+        if not is_ready and strategy not in self._given_up:
+            try:
+                await asyncio.to_thread(rehearse, strategy)
+                is_ready = True
+            except (OSError, ImportError) as error:
+                self._given_up.add(strategy)
+                _LOG.error("the default strategy stands in", strategy=strategy, reason=str(error))
+        readiness.settle(strategy, is_ready=is_ready)
 
     async def make_ready(self, strategy: str) -> bool:
         """Return once the strategy plans without delay, or with False once it is known that its

@@ -12,7 +12,15 @@ from tests.polling import eventually
 
 from muster.domain.resources import ResourceVector
 from muster_scheduler import warming
-from muster_scheduler.placement import AgentTable, ClassTable, Policy, TaskBatch, TaskClass, fast
+from muster_scheduler.placement import (
+    AgentTable,
+    ClassTable,
+    Policy,
+    TaskBatch,
+    TaskClass,
+    fast,
+    readiness,
+)
 from muster_scheduler.placement.strategy import get
 
 CAPACITY = ResourceVector.of({"cpu": 10**9, "slots": 10**6})
@@ -23,6 +31,7 @@ def _cold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast, "_kernels", None)
     monkeypatch.setattr(fast, "_is_left_to_shell", False)
     monkeypatch.setattr(fast, "_missed_tasks", 0)
+    readiness.forget()
 
 
 def place(tasks: int, agents: int) -> list[int]:
@@ -74,6 +83,38 @@ async def test_large_batches_on_many_agents_are_worth_loading_once(
     watch.cancel()
 
 
+async def test_the_default_stands_in_until_a_strategy_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end = asyncio.Event()
+
+    async def make_ready(strategy: str) -> bool:
+        await may_end.wait()
+        return strategy == "fragmentation"
+
+    def rehearse(strategy: str) -> None:
+        raise ImportError(f"{strategy} needs what is not installed")
+
+    monkeypatch.setattr(warming, "_LOOK_S", 0.001)
+    monkeypatch.setattr(warming, "_make_ready", make_ready)
+    monkeypatch.setattr(warming, "rehearse", rehearse)
+    assert readiness.live("fragmentation") == "fragmentation", "no scheduler runs here yet"
+    watch = asyncio.create_task(warming.Warming().watch())
+    await asyncio.sleep(0)
+    with capture_logs() as logs:
+        for name in ("greedy", "learned"):
+            assert readiness.live(name) == name
+        for name in ("fragmentation", "exact"):
+            assert readiness.live(name) == "worst_fit"
+        may_end.set()
+        await eventually(lambda: readiness.live("fragmentation") == "fragmentation")
+        await eventually(lambda: bool(logs))
+        assert readiness.live("exact") == "worst_fit"
+        await eventually(lambda: not readiness.wanted())
+    watch.cancel()
+    assert [entry["strategy"] for entry in logs] == ["exact"]
+
+
 @pytest.mark.parametrize(("tasks", "agents"), [(6_000, 99), (63, 100)])
 def test_what_is_quick_by_the_plain_pass_is_not_worth_it(tasks: int, agents: int) -> None:
     fast.leave_loading_to_shell()
@@ -82,7 +123,7 @@ def test_what_is_quick_by_the_plain_pass_is_not_worth_it(tasks: int, agents: int
 
 
 def test_no_plan_of_a_scheduler_loads_by_itself() -> None:
-    warming.Warming()
+    fast.leave_loading_to_shell()
     by_plain_pass = place(5_000, agents=120)
     assert not fast.is_loaded()
     fast.load()

@@ -9,6 +9,8 @@ import numpy as np
 
 from muster.domain.ids import AgentId
 from muster_scheduler.core.foretelling import Placements, foretold, tasks_at_once, tasks_beyond
+from muster_scheduler.core.improving import due_parts, in_loop
+from muster_scheduler.core.mix import TOLD_THE_MIX
 from muster_scheduler.core.outcomes import assigned
 from muster_scheduler.core.queue import Candidate, Line, LineKey
 from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, OpenTask
@@ -16,6 +18,7 @@ from muster_scheduler.core.state import ClusterState
 from muster_scheduler.core.suspects import place_alone
 from muster_scheduler.placement.classes import TaskBatch
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
+from muster_scheduler.placement.readiness import live
 from muster_scheduler.placement.snapshot import Snapshot
 from muster_scheduler.placement.strategy import get
 
@@ -23,8 +26,6 @@ from muster_scheduler.placement.strategy import get
 MAX_PLAN = 512
 # Rounds in one call; the rest waits for the next, so that the loop stays responsive.
 MAX_ROUNDS = 8
-# Strategies that weigh what is likely to come, or may choose one that does.
-TOLD_THE_MIX = frozenset({"fragmentation", "quota", "auto"})
 
 
 def _never() -> bool:
@@ -46,6 +47,8 @@ def place(state: ClusterState, now: Now) -> int:
                 _assign(state, task, agent.id, now, given)
                 placed += 1
         state.placed_count += placed
+    if state.proposal is not None:
+        placed += _follow_proposal(state, now)
     blocked: set[LineKey] = set()
     most = tasks_at_once(state, MAX_PLAN)
     for _ in range(MAX_ROUNDS):
@@ -117,10 +120,12 @@ def _plan(
         priority=[c.task.spec.priority for c in candidates],
         estimate_s=[c.task.spec.estimate_ms / 1000 or 1.0 for c in candidates],
     )
-    batch = foretold(state, snapshot, [c.task for c in candidates], batch, now)
-    if state.policy.strategy in TOLD_THE_MIX:
+    chosen = in_loop(state.policy)
+    if chosen == state.policy.strategy:
+        batch = foretold(state, snapshot, [c.task for c in candidates], batch, now)
+    if chosen in TOLD_THE_MIX:
         batch = replace(batch, mix=state.arrivals.mix())
-    strategy = get(state.policy.strategy)
+    strategy = get(live(chosen))
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
     placements = Placements(state, snapshot, batch, plan, now)
     unplaced: list[Candidate] = []
@@ -141,6 +146,22 @@ def _plan(
     count = len(candidates) - len(unplaced)
     state.placed_count += count
     return count
+
+
+def _follow_proposal(state: ClusterState, now: Now) -> int:
+    """Carries out what of an improving strategy's plan can be by now; returns how many."""
+    placed = 0
+    for task, agent_id, class_id in due_parts(state, now):
+        snapshot = state.table.view()
+        if not _admits(state, snapshot, class_id, snapshot.rows[agent_id]):
+            state.stale_proposals += 1
+            continue
+        state.queue.discard(task)
+        _assign(state, task, agent_id, now)
+        placed += 1
+    state.followed_proposals += placed
+    state.placed_count += placed
+    return placed
 
 
 def _admits(state: ClusterState, snapshot: Snapshot, class_id: int, row: int) -> bool:

@@ -16,10 +16,14 @@ from muster_scheduler.placement.strategy import get
 _STEPS = 200
 _AGENTS = 3
 _TASKS = 8
+# What one draws from plans by these.
+_PARTS = {"auto": ("worst_fit", "fragmentation", "search")}
 
 
 def rehearse(name: str) -> None:
     """Seconds where nothing is compiled yet, less than one otherwise. Raises InvalidInput."""
+    for part in _PARTS.get(name, ()):
+        rehearse(part)
     strategy = get(name)
     if isinstance(strategy, ConstructiveStrategy):
         fast.load()

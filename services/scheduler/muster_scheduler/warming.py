@@ -28,7 +28,7 @@ _LOOK_S = 1.0
 # stands, so that the load that meets a new leader is never made worse.
 _LOOKS = 5
 # Tasks between two such looks that would have been placed much quicker. By the plain pass they cost
-# at least 15 microseconds each, all in all about what loading does, and the loop stands still for it.
+# at least 15 microseconds each, about what loading does in all, and the loop stands still for it.
 _WORTH_TASKS = 5_000
 # Several times what compiling takes on one busy core.
 _COMPILE_TIMEOUT_S = 300.0

@@ -44,6 +44,7 @@ from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
@@ -142,6 +143,9 @@ class Leader:
         self.loader = Loader(storage, term, self.state, self.now, self.wake, policies.note_change)
         self.ready = self.loader.ready
         self._ended = {s: metrics.ENDED.labels(s.value) for s in ENDED_STATES}
+        self.improver = Improver(
+            self.state, self.now, self.wake, lambda: self.ready.is_set() and not self.restricted
+        )
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
 
@@ -174,6 +178,7 @@ class Leader:
                 group.create_task(self.publisher.run(), name="publisher")
                 group.create_task(self.loader.run(), name="loader")
                 group.create_task(self.policies.follow(self._use), name="policy")
+                group.create_task(self.improver.run(), name="improver")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
         finally:

@@ -12,6 +12,12 @@ QUEUED = Gauge("muster_tasks_queued", "Tasks that wait for a place.")
 ASSIGNED = Gauge("muster_tasks_assigned", "Attempts sent to agents and not begun.")
 RUNNING = Gauge("muster_tasks_running", "Attempts that run.")
 AGENTS = Gauge("muster_agents", "Agents by state.", ("state",))
+IMPROVEMENTS = Counter(
+    "muster_improvements", "Plans of improving strategies for what waits.", ("result",)
+)
+IMPROVED_TASKS = Counter(
+    "muster_improved_tasks", "Tasks of such plans: placed, or stale when room came.", ("fate",)
+)
 OBJECTIVE_T = Gauge(
     "muster_objective_t_seconds", "T: what the placed tasks are expected to take yet, in sum."
 )

@@ -245,6 +245,15 @@ class WaitingQueue:
         rank = self._rank(head, held, extra, clock_ms)
         heapq.heapreplace(heap, (*rank, places, class_id, line))
 
+    def urgency(self, task: OpenTask, clock_ms: int) -> int:
+        """The task's priority with what it has gained by waiting."""
+        return task.spec.priority + max(0, clock_ms - task.status.created_clock_ms) // AGEING_MS
+
+    def most_urgent(self, clock_ms: int) -> int:
+        """The greatest urgency of those that wait; 0 when none does."""
+        heads = (line.head() for line in self._lines.values())
+        return max((self.urgency(head, clock_ms) for head in heads if head is not None), default=0)
+
     def _rank(
         self,
         head: OpenTask,
@@ -253,9 +262,8 @@ class WaitingQueue:
         clock_ms: int,
     ) -> tuple[int, int, TaskId]:
         tenant = head.spec.tenant
-        age = max(0, clock_ms - head.status.created_clock_ms) // AGEING_MS
         return (
-            -(head.spec.priority + age),
+            -self.urgency(head, clock_ms),
             held.get(tenant, 0) + extra.get(tenant, 0),
             head.id,
         )

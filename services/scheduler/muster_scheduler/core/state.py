@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
@@ -35,6 +36,9 @@ from muster_scheduler.placement.classes import ClassTable, Spread
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import AgentTable
+
+if TYPE_CHECKING:
+    from muster_scheduler.core.improving import Proposal
 
 # What a parent does not use while it waits; memory and devices stay occupied.
 _LENT_WHILE_WAITING = frozenset({"cpu", "slots"})
@@ -80,6 +84,11 @@ class ClusterState:
         self.foreseen: tuple[int, int, int] | None = None
         self.notes = Notes()
         self.choices = Choices()
+        # An improving strategy's plan for what waits, while it is followed; how many of such plans'
+        # parts were carried out, and how many did not hold any more when their turn came.
+        self.proposal: Proposal | None = None
+        self.followed_proposals = 0
+        self.stale_proposals = 0
         self.ended_count = 0
         self.placed_count = 0
 

@@ -140,6 +140,7 @@ def test_azure_rows_become_tasks(tmp_path: Path) -> None:
         (LLM + "2023-11-16 18:15:46,1,-1\n", "row 1 column GeneratedTokens"),
         (LLM + "yesterday,1,1\n", "row 1 column TIMESTAMP"),
         (LLM + "2023-11-16 18:15:46,1\n", "row 1 column GeneratedTokens"),
+        (LLM + "2023-11-16 18:15:46,1,1,7\n", "row 1 column 4"),
         (LLM + '2023-11-16 18:15:46,"1\n', "no CSV"),
         (LLM, "0 tasks"),
     ],

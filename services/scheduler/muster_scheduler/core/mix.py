@@ -9,6 +9,8 @@ import numpy as np
 
 from muster_scheduler.placement.classes import TaskMix
 
+# Strategies that weigh what is likely to come, or may choose one that does.
+TOLD_THE_MIX: Final = frozenset({"fragmentation", "quota", "auto"})
 # So many tasks later an arrival counts half: some minutes of a busy cluster, days of an idle one.
 HALF_LIFE_TASKS: Final = 10_000
 # What is rarer than so many other classes does not move an expectation.

@@ -73,6 +73,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                     raise InvalidInput(
                         f"{name} row {number} column {missing}", ",".join(cells), "is missing"
                     )
-                yield Row(name, number, dict(zip(head, cells, strict=False)))
+                if len(cells) > len(head):
+                    place = f"{name} row {number} column {len(head) + 1}"
+                    limit = f"the head names {len(head)} columns only"
+                    raise InvalidInput(place, cells[len(head)], limit)
+                yield Row(name, number, dict(zip(head, cells, strict=True)))
         except (csv.Error, UnicodeDecodeError) as error:
             raise InvalidInput(f"{name} line {reader.line_num + 1}", str(error), "no CSV") from None

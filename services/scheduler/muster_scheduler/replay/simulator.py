@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from muster_scheduler.core.mix import TOLD_THE_MIX, ArrivalMix
 from muster_scheduler.learning.evaluation import UNKNOWN_S
 from muster_scheduler.placement.auto import Auto, ChosenPlan
 from muster_scheduler.placement.classes import ClassTable, TaskBatch
@@ -115,6 +116,7 @@ class _Replay:
             for t in trace.tasks
         ]
         self._waiting = Waiting()
+        self._arrivals = ArrivalMix()
         self._running: list[tuple[float, int, _Placed]] = []
         count = len(trace.tasks)
         self._start_s, self._end_s = np.full(count, np.nan), np.full(count, np.nan)
@@ -139,6 +141,7 @@ class _Replay:
                 self._unblock(freed)
             while arrived < len(tasks) and tasks[arrived].arrival_s <= now_s:
                 self._waiting.add(arrived, self._class_of[arrived], tasks[arrived].priority)
+                self._arrivals.note(self._class_of[arrived])
                 arrived += 1
             self._place(now_s)
         looks = self._looks
@@ -215,6 +218,7 @@ class _Replay:
             np.array([task.priority for task in tasks], np.int32),
             np.array([task.features.declared_s or UNKNOWN_S for task in tasks]),
             times,
+            mix=self._arrivals.mix() if self._policy.strategy in TOLD_THE_MIX else None,
             release_s=release,
         )
         plan = self._placer.plan(

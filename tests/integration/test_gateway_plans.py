@@ -60,6 +60,7 @@ async def test_a_plan_there_and_back(cluster: Cluster) -> None:
         "J": 0.125,
         "unplaced": 2,
         "lower_bound": None,
+        "run_times": "declared",
         "queued": 3,
         "placements": [
             {"agent": "a", "devices": {"gpu": [1]}},

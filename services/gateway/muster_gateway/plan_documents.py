@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -69,6 +69,9 @@ class PlanDocument(BaseModel):
     J: float = Field(description="The weighted sum; smaller is better.")
     unplaced: int
     lower_bound: float | None = Field(description="Of the objective, where the strategy has one.")
+    run_times: Literal["learned", "declared"] = Field(
+        description="By which T and J were worked out."
+    )
     queued: int = Field(description="Tasks that wait now; the plan takes no account of them.")
     placements: list[Placement] = Field(description="In the order of the tasks.")
     reasons: list[PlanReason]
@@ -87,6 +90,7 @@ EXAMPLE: Final[dict[str, Any]] = {
     "J": 0.625,
     "unplaced": 1,
     "lower_bound": None,
+    "run_times": "declared",
     "queued": 0,
     "placements": [{"agent": AGENT}, {"agent": None, "reason": 0}],
     "reasons": [

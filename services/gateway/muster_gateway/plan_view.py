@@ -33,6 +33,7 @@ def plan_out(answer: scheduler_pb2.PlanResponse, *, with_front: bool) -> dict[st
         "elapsed_s": answer.elapsed_s,
         **_score_out(answer.score),
         "lower_bound": answer.lower_bound if answer.HasField("lower_bound") else None,
+        "run_times": "learned" if answer.learned else "declared",
         "queued": answer.queued,
         "placements": placements,
         "reasons": [

@@ -24,7 +24,9 @@ from muster.domain.policy import Policy, parse_policy
 from muster.domain.task import MAX_FRONT_TASKS, MAX_PLAN_TASKS
 from muster.rpc.call_stream import MAX_CALL_BYTES
 from muster.rpc.conversion import spec_from_proto
-from muster_scheduler.core.state import held_demand, spread_of
+from muster_scheduler.core.foretelling import response_of
+from muster_scheduler.core.state import ClusterState, held_demand, spread_of
+from muster_scheduler.learning.attempts import task_features
 from muster_scheduler.placement import fast
 from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.classes import ClassTable, TaskBatch
@@ -44,6 +46,9 @@ PLAN_GRACE_S = 120.0
 _ANSWER_S = 2.0
 # Distinct reasons that are worked out; a batch that differs in more is told of the first.
 MAX_REASONS = 200
+# Predicted run times of each task on each agent are 8 bytes each, of each shape a look at a model.
+_MOST_PAIRS = 20_000_000
+_MOST_SHAPE_PAIRS = 200_000
 # Each is one look at every agent.
 _REASONS_S = 10.0
 # Points of a front whose assignments travel; evenly spread over it.
@@ -58,10 +63,13 @@ _NOT_WORKED_OUT = "it fits nowhere; plan it with fewer others to be told why"
 
 
 class _Job(msgspec.Struct):
+    """`run_s`: float64 by shape and row of the snapshot; empty where nothing was learned."""
+
     snapshot: bytes
     request: bytes
     policy: Policy
     now_s: float
+    run_s: bytes
 
 
 class _Refusal(msgspec.Struct):
@@ -88,8 +96,11 @@ class Planner:
         policy: Policy,
         now_s: float,
         left_s: float | None,
+        run_s: NDArray[np.float64] | None = None,
     ) -> scheduler_pb2.PlanResponse:
         """`policy` is the one in force; `left_s` is what is left until the RPC's deadline.
+
+        `run_s` float64 [shapes, rows]: predicted run times, where there are any.
 
         Raises InvalidInput for what the request asks, Overloaded at MAX_PLANS plans,
         DeadlineExceeded, Unavailable when the process fails, TooLarge for the answer.
@@ -99,7 +110,9 @@ class Planner:
             raise Overloaded(f"{MAX_PLANS} plans are being made already", retry_after_s=1.0)
         self._running += 1
         try:
-            return await _plan_elsewhere(snapshot, request, chosen, now_s, left_s)
+            times = b"" if run_s is None else np.ascontiguousarray(run_s).tobytes()
+            job = _Job(to_bytes(snapshot), request.SerializeToString(), chosen, now_s, times)
+            return await _plan_elsewhere(job, len(request.shape_of), left_s)
         finally:
             self._running -= 1
 
@@ -128,14 +141,9 @@ def _chosen(request: scheduler_pb2.PlanRequest, policy: Policy, left_s: float | 
 
 
 async def _plan_elsewhere(
-    snapshot: Snapshot,
-    request: scheduler_pb2.PlanRequest,
-    policy: Policy,
-    now_s: float,
-    left_s: float | None,
+    job: _Job, count: int, left_s: float | None
 ) -> scheduler_pb2.PlanResponse:
-    job = _Job(to_bytes(snapshot), request.SerializeToString(), policy, now_s)
-    most_s = policy.budget_s + PLAN_GRACE_S
+    most_s = job.policy.budget_s + PLAN_GRACE_S
     timeout_s = most_s if left_s is None else min(most_s, left_s)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -162,8 +170,24 @@ async def _plan_elsewhere(
         raise InvalidInput(reply.refusal.field, reply.refusal.value, reply.refusal.limit)
     if len(reply.response) > MAX_CALL_BYTES:
         limit = f"an answer has at most {MAX_CALL_BYTES} bytes; plan fewer tasks at once"
-        raise TooLarge("tasks", f"{len(request.shape_of)} tasks", limit)
+        raise TooLarge("tasks", f"{count} tasks", limit)
     return scheduler_pb2.PlanResponse.FromString(reply.response)
+
+
+def predicted_run_s(
+    state: ClusterState, snapshot: Snapshot, request: scheduler_pb2.PlanRequest
+) -> NDArray[np.float64] | None:
+    """float64 [shapes, rows]; None where nothing was learned, or for more pairs of task and agent
+    than are foretold. Of inputs, which do not travel, nothing is known."""
+    rows, shapes = snapshot.row_count, len(request.shapes)
+    if (
+        state.foresight.model is None
+        or rows * shapes > _MOST_SHAPE_PAIRS
+        or rows * len(request.shape_of) > _MOST_PAIRS
+    ):
+        return None
+    features = [task_features(one.skill, b"null", one.estimate_ms / 1000) for one in request.shapes]
+    return response_of(state, snapshot, features)
 
 
 # ------------------------------------------------------------------------- in the other process
@@ -184,6 +208,9 @@ def main() -> None:
 def _answer(job: _Job, is_orphan: Callable[[], bool]) -> scheduler_pb2.PlanResponse:
     request = scheduler_pb2.PlanRequest.FromString(job.request)
     snapshot, batch = from_bytes(job.snapshot), batch_of(request)
+    if job.run_s:
+        by_shape = np.frombuffer(job.run_s, np.float64).reshape(-1, snapshot.row_count)
+        batch = replace(batch, response_s=by_shape[np.array(request.shape_of, np.int64)])
     policy, count = job.policy, len(request.shape_of)
     _load(snapshot, batch, policy, front=request.front)
     began_s = time.monotonic()
@@ -202,6 +229,7 @@ def _answer(job: _Job, is_orphan: Callable[[], bool]) -> scheduler_pb2.PlanRespo
         seed=request.seed,
         budget_s=policy.budget_s,
         objective=policy.objective,
+        learned=bool(job.run_s),
         score=_score(snapshot, batch, plan.assignment, policy),
     )
     if plan.lower_bound is not None and np.isfinite(plan.lower_bound):
@@ -256,7 +284,11 @@ def _load(snapshot: Snapshot, batch: TaskBatch, policy: Policy, *, front: bool) 
     if len(batch) >= _MANY:
         fast.load()
     few = TaskBatch(
-        batch.classes, batch.class_id[:_FEW], batch.priority[:_FEW], batch.estimate_s[:_FEW]
+        batch.classes,
+        batch.class_id[:_FEW],
+        batch.priority[:_FEW],
+        batch.estimate_s[:_FEW],
+        None if batch.response_s is None else batch.response_s[:_FEW],
     )
     rng = np.random.default_rng(0)
     strategies.get(policy.strategy).plan(snapshot, few, policy, 0.0, rng, lambda: False, 1)

@@ -23,7 +23,7 @@ from muster_scheduler.core.records import AgentEntry
 from muster_scheduler.explaining import explained
 from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
-from muster_scheduler.planning import Planner
+from muster_scheduler.planning import Planner, predicted_run_s
 from muster_scheduler.sessions import Session as OpenSession
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -140,13 +140,15 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
         leader = await self._leading()
         state = leader.state
         queued = state.counts()["queued"]
+        snapshot = state.table.view()
         response = await self._planner.plan(
-            state.table.view(),
+            snapshot,
             request,
             state.policy,
             leader.now().clock_ms / 1000,
             # None where the call came over a stream of calls, which ends it by itself.
             None if context is None else context.time_remaining(),
+            predicted_run_s(state, snapshot, request),
         )
         response.queued = queued
         return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,10 +17,12 @@ from muster.domain.policy import Policy
 from muster.domain.resources import ResourceVector
 from muster.domain.task import MAX_FRONT_TASKS, MAX_PLAN_TASKS
 from muster_scheduler import planning
+from muster_scheduler.core.state import ClusterState
+from muster_scheduler.learning.attempts import AgentFeatures, TaskFeatures
 from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.snapshot import AgentTable
 from muster_scheduler.placement.snapshot_bytes import from_bytes, to_bytes
-from muster_scheduler.planning import Planner, batch_of
+from muster_scheduler.planning import Planner, batch_of, predicted_run_s
 
 
 def table(agents: int = 3, **more: int) -> AgentTable:
@@ -145,6 +148,54 @@ async def test_a_front_trades_t_for_b() -> None:
     for point in answer.front:
         assert len(point.places) == 4
         assert max(point.places) <= len(answer.agents)
+
+
+async def test_predicted_run_times_are_planned_by() -> None:
+    """The roomiest agent is slow: who weighs T leaves it, and the front has both ends."""
+    agents = table(2)
+    run_s = np.array([[1.0, 4.0], [2.0, 8.0]])
+    asked = request(
+        *(shape(estimate_ms=9_000), shape(resources={"cpu": 500})),
+        of=[0, 0, 1, 1],
+        policy={"strategy": "annealing", "weights": {"t": 1}, "budget": "60s"},
+        max_steps=30,
+        front=True,
+    )
+    answer = await Planner().plan(agents.view(), asked, Policy(), 0.0, None, run_s)
+    assert answer.learned
+    assert agents_of(answer) == ["agent-0"] * 4
+    assert answer.score.t == 2 * (1.0 + 2.0)
+    assert len(answer.front) > 1
+    assert answer.front[0].score.t == 6.0
+    assert answer.front[-1].score.b < answer.front[0].score.b
+    assert not (await plan(asked, agents)).learned
+
+
+def test_nothing_is_predicted_before_anything_was_learned_or_of_too_many_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = ClusterState(Policy(), np.random.default_rng(1), lambda: 0.5)
+    view, asked = table().view(), request(shape(), shape("vision", estimate_ms=2_000))
+    assert predicted_run_s(state, view, asked) is None
+    state.foresight = _Foresight()  # type: ignore[assignment]
+    np.testing.assert_array_equal(
+        predicted_run_s(state, view, asked), [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    )
+    monkeypatch.setattr(planning, "_MOST_PAIRS", 5)
+    assert predicted_run_s(state, view, asked) is None
+
+
+class _Foresight:
+    """Predicts what is declared, or a second."""
+
+    model = object()
+
+    def set_agents(self, agents: Sequence[AgentFeatures]) -> None:
+        self.count = len(agents)
+
+    def response_s(self, tasks: Sequence[TaskFeatures], load: Any) -> Any:
+        assert len(load) == self.count
+        return np.array([[task.declared_s or 1.0] * self.count for task in tasks])
 
 
 async def test_devices_are_named() -> None:

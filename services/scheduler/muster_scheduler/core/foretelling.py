@@ -72,6 +72,15 @@ def response_s(
     state: ClusterState, snapshot: Snapshot, tasks: Sequence[OpenTask]
 ) -> FloatArray | None:
     """t_ij, float64 [N, M] over the snapshot's rows; None where nothing was learned yet."""
+    if state.foresight.model is None:
+        return None
+    return response_of(state, snapshot, [features_of_task(task) for task in tasks])
+
+
+def response_of(
+    state: ClusterState, snapshot: Snapshot, features: Sequence[TaskFeatures]
+) -> FloatArray | None:
+    """The same for tasks that are known by their features alone."""
     foresight = state.foresight
     if foresight.model is None:
         return None
@@ -83,7 +92,7 @@ def response_s(
         )
         state.foreseen = seen
     load = dominant_shares(snapshot.used.astype(np.float64), snapshot.capacity)
-    return foresight.response_s([features_of_task(task) for task in tasks], load)
+    return foresight.response_s(features, load)
 
 
 def release_s(state: ClusterState, snapshot: Snapshot, now: Now) -> FloatArray | None:

@@ -797,6 +797,7 @@ class PlanResponse(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     BUDGET_S_FIELD_NUMBER: _builtins.int
     OBJECTIVE_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
     lower_bound: _builtins.float
     """Of the objective, where the strategy knows one."""
     strategy: _builtins.str
@@ -806,6 +807,8 @@ class PlanResponse(_message.Message):
     seed: _builtins.int
     budget_s: _builtins.float
     objective: _builtins.str
+    learned: _builtins.bool
+    """Run times were predicted by what was learned; else they are as declared."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents that any place points to."""
@@ -845,10 +848,11 @@ class PlanResponse(_message.Message):
         seed: _builtins.int = ...,
         budget_s: _builtins.float = ...,
         objective: _builtins.str = ...,
+        learned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "lower_bound", b"lower_bound", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "agents", b"agents", "budget_s", b"budget_s", "devices", b"devices", "elapsed_s", b"elapsed_s", "front", b"front", "lower_bound", b"lower_bound", "objective", b"objective", "places", b"places", "queued", b"queued", "reason_of", b"reason_of", "reasons", b"reasons", "score", b"score", "seed", b"seed", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound", "agents", b"agents", "budget_s", b"budget_s", "devices", b"devices", "elapsed_s", b"elapsed_s", "front", b"front", "learned", b"learned", "lower_bound", b"lower_bound", "objective", b"objective", "places", b"places", "queued", b"queued", "reason_of", b"reason_of", "reasons", b"reasons", "score", b"score", "seed", b"seed", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lower_bound: _TypeAlias = _typing.Literal["lower_bound"]  # noqa: Y015
     _WhichOneofArgType__lower_bound: _TypeAlias = _typing.Literal["_lower_bound", b"_lower_bound"]  # noqa: Y015

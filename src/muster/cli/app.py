@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from muster.cli import agent_commands, cluster_commands, key_commands, task_commands
+from muster.cli import (
+    agent_commands,
+    cluster_commands,
+    key_commands,
+    policy_commands,
+    task_commands,
+)
 from muster.cli.failure import EXIT_CODES, EXIT_USAGE, Failure
 from muster.cli.session import Session
 from muster.domain.errors import InvalidInput, MusterError
@@ -58,6 +64,7 @@ cluster_commands.add_to(app)
 task_commands.add_to(app)
 agent_commands.add_to(app)
 key_commands.add_to(app)
+policy_commands.add_to(app)
 _passed_on(app, "replay", ("replay",), "Run a recorded trace under other strategies.")
 _passed_on(app, "service", ("service",), "Run one of the services: the daemons of a cluster.")
 

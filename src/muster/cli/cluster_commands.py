@@ -36,6 +36,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
             ("term", answer.get("term")),
             ("version", answer.get("version")),
             ("strategy", answer.get("strategy")),
+            ("T, U, B", _objective(answer.get("objective"))),
             ("agents", _counts(answer.get("agents"), "none")),
             ("tasks", _counts(answer.get("tasks"), "none")),
             ("ended per s", f"{rate:.1f}" if isinstance(rate, int | float) else None),
@@ -46,6 +47,10 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
             ),
         )
     )
+
+
+def _objective(now: dict[str, float] | None) -> str | None:
+    return f"{now['T']:.1f} s, {now['U']:.3f}, {now['B']:.3f}" if now else None
 
 
 def _counts(by_state: dict[str, Any] | None, empty: str) -> str:

@@ -94,6 +94,18 @@ class Rest:
         )
         return self._answer(request, repeatable=repeatable)
 
+    def get_tagged(self, path: str) -> tuple[Any, str]:
+        """The JSON answer to GET, and its ETag as it stands. Raises Failure."""
+        response = self._send(self._http.build_request("GET", path), stream=False)
+        return self._json(response), response.headers.get("etag", "")
+
+    def put(self, path: str, body: object, *, if_match: str = "") -> Any:
+        """The JSON answer to PUT. Raises Failure; Refused (412) when another has written since."""
+        headers = {"If-Match": if_match} if if_match else None
+        request = self._http.build_request("PUT", path, json=body, headers=headers)
+        # With a condition a second try would be refused for the sake of the first.
+        return self._answer(request, repeatable=not if_match)
+
     def delete(self, path: str) -> Any:
         """The JSON answer to DELETE, None when it has no body. Raises Failure."""
         return self._answer(self._http.build_request("DELETE", path))
@@ -138,7 +150,9 @@ class Rest:
             response.close()
 
     def _answer(self, request: httpx.Request, *, repeatable: bool = True) -> Any:
-        response = self._send(request, stream=False, repeatable=repeatable)
+        return self._json(self._send(request, stream=False, repeatable=repeatable))
+
+    def _json(self, response: httpx.Response) -> Any:
         if not response.content:
             return None
         try:

@@ -262,8 +262,9 @@ class WaitingQueue:
         clock_ms: int,
     ) -> tuple[int, int, TaskId]:
         tenant = head.spec.tenant
+        age = max(0, clock_ms - head.status.created_clock_ms) // AGEING_MS
         return (
-            -self.urgency(head, clock_ms),
+            -(head.spec.priority + age),
             held.get(tenant, 0) + extra.get(tenant, 0),
             head.id,
         )

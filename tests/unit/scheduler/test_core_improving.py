@@ -106,8 +106,11 @@ def test_room_goes_to_the_task_that_the_plan_has_there() -> None:
     full(state)
     tasks = proposal(state, ["a1", "a1", "a0", "a0"])
     end(state, "a0")
+    state.notes.allowed = 1
     assert place(state, at(4)) == 1
     assert tasks[2].status.agent == "a0"
+    # What came of it is learned from, as of any other.
+    assert tasks[2].begun is not None
     assert not tasks[0].status.agent
     assert (state.followed_proposals, state.stale_proposals) == (1, 0)
 

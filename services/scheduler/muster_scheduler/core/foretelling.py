@@ -181,6 +181,14 @@ def remaining_s(state: ClusterState, task: OpenTask, now: Now) -> float | None:
     return found.remaining_s(elapsed_s(task, now))
 
 
+def placed_as_proposed(state: ClusterState, snapshot: Snapshot, task: OpenTask, row: int) -> None:
+    """Notes a task that was assigned to the row's agent by a plan of an earlier moment."""
+    task.predicted_s = 0.0
+    if state.notes.allowed > 0:
+        state.notes.allowed -= 1
+        task.begun = Begun(load_of(snapshot, row))
+
+
 class Placements:
     """Notes the tasks of one plan as they are placed; see `notes` for which."""
 

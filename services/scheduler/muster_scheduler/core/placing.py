@@ -8,7 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from muster.domain.ids import AgentId
-from muster_scheduler.core.foretelling import Placements, foretold, tasks_at_once, tasks_beyond
+from muster_scheduler.core.foretelling import (
+    Placements,
+    foretold,
+    placed_as_proposed,
+    tasks_at_once,
+    tasks_beyond,
+)
 from muster_scheduler.core.improving import due_parts, in_loop
 from muster_scheduler.core.mix import TOLD_THE_MIX
 from muster_scheduler.core.outcomes import assigned
@@ -158,6 +164,7 @@ def _follow_proposal(state: ClusterState, now: Now) -> int:
             continue
         state.queue.discard(task)
         _assign(state, task, agent_id, now)
+        placed_as_proposed(state, snapshot, task, snapshot.rows[agent_id])
         placed += 1
     state.followed_proposals += placed
     state.placed_count += placed

@@ -21,24 +21,36 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.placement_instances import read_gap
-from benchmarks.timed_plan import add_run_flags, is_feasible, run, warm_up
-from muster_scheduler.placement import Policy
+from benchmarks.timed_plan import (
+    add_run_flags,
+    is_feasible,
+    one_sentence,
+    policy_of,
+    run,
+    warm_up,
+)
+from muster.domain.errors import InvalidInput
 
 _PATH, _VALUE = "Path", "Best known solution value"
 
 
 def best_known(path: Path) -> dict[str, float]:
-    """Raises ValueError naming the row and column that is wrong."""
+    """Raises InvalidInput naming the row and column that is wrong."""
     found = {}
-    with path.open(newline="") as lines:
-        reader = csv.DictReader(lines)
-        if not {_PATH, _VALUE} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: needs the columns {_PATH!r} and {_VALUE!r}")
-        for number, row in enumerate(reader, 2):
-            try:
-                found[Path(row[_PATH]).name] = float(row[_VALUE])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: row {number}, column {_VALUE!r}: no number") from error
+    try:
+        with path.open(newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = {_PATH, _VALUE} - set(reader.fieldnames or ())
+            if missing:
+                raise InvalidInput("file", str(path), f"has no column {min(missing)!r}")
+            for number, row in enumerate(reader, 1):
+                try:
+                    found[Path(row[_PATH]).name] = float(row[_VALUE])
+                except (TypeError, ValueError) as error:
+                    where = f"{path}: row {number}, column {_VALUE}"
+                    raise InvalidInput(where, row[_VALUE], "must be a number") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("file", str(path), f"cannot be read: {error}") from error
     return found
 
 
@@ -48,8 +60,14 @@ def main() -> None:
     parser.add_argument("--best-known", type=Path, metavar="CSV")
     add_run_flags(parser, seconds=10.0)
     asked = parser.parse_args()
+    with one_sentence(parser):
+        report(asked)
+
+
+def report(asked: argparse.Namespace) -> None:
+    """Raises InvalidInput for what was asked or is in the files."""
     best = best_known(asked.best_known) if asked.best_known else {}
-    policy = Policy(asked.strategy, objective="T", budget_s=asked.seconds)
+    policy = policy_of(asked, "T")
     table = Table("instance", "cost", "best known", "gap %", "feasible", "CPU s")
     for path in asked.files:
         instance = read_gap(path, best)

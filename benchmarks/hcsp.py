@@ -20,8 +20,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.placement_instances import read_hcsp
-from benchmarks.timed_plan import add_run_flags, run, warm_up
-from muster_scheduler.placement import Policy
+from benchmarks.timed_plan import add_run_flags, one_sentence, policy_of, run, warm_up
 
 
 def main() -> None:
@@ -29,7 +28,13 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     add_run_flags(parser, seconds=10.0)
     asked = parser.parse_args()
-    policy = Policy(asked.strategy, objective="makespan", budget_s=asked.seconds)
+    with one_sentence(parser):
+        report(asked)
+
+
+def report(asked: argparse.Namespace) -> None:
+    """Raises InvalidInput for what was asked or is in the files."""
+    policy = policy_of(asked, "makespan")
     table = Table("instance", "makespan", "published best", "gap %", "CPU s")
     gaps = []
     for path in asked.files:

@@ -28,7 +28,14 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.placement_instances import Instance, build
-from benchmarks.timed_plan import add_run_flags, is_feasible, run, warm_up
+from benchmarks.timed_plan import (
+    add_run_flags,
+    is_feasible,
+    one_sentence,
+    policy_of,
+    run,
+    warm_up,
+)
 from muster_scheduler.placement import Policy
 from muster_scheduler.placement.problem import frame
 from muster_scheduler.placement.relaxation import relax
@@ -72,7 +79,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.tasks < 1 or asked.agents < 1 or not 0.0 < asked.fill <= 1.0:
         parser.error("--tasks and --agents are at least 1, --fill is above 0 and at most 1")
-    policy = Policy(asked.strategy, budget_s=asked.seconds)
+    with one_sentence(parser):
+        policy = policy_of(asked, "J")
     instance = generate(asked.tasks, asked.agents, asked.fill, asked.seed)
     bound = bound_of(instance, policy)
     warm_up(instance, policy)

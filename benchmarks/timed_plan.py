@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.placement_instances import Instance
+from muster.domain.errors import InvalidInput
 from muster_scheduler.placement import Plan, Policy, Score, evaluate, get
 
 # Longer than any run here; the clock ends them.
@@ -74,3 +78,20 @@ def add_run_flags(parser: argparse.ArgumentParser, seconds: float) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help="CPU seconds a run")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", action="store_true", help="one JSON line a run")
+
+
+@contextmanager
+def one_sentence(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Bad input ends the script with one sentence and exit code 2."""
+    try:
+        yield
+    except InvalidInput as error:
+        parser.error(str(error))
+
+
+def policy_of(asked: argparse.Namespace, objective: Literal["J", "T", "makespan"]) -> Policy:
+    """Raises InvalidInput for a strategy or a time that there is not."""
+    get(asked.strategy)
+    if asked.seed < 0:
+        raise InvalidInput("--seed", asked.seed, "at least 0")
+    return Policy(asked.strategy, objective=objective, budget_s=asked.seconds)

@@ -148,6 +148,9 @@ class Task(BaseModel):
     )
     error: TaskError | None = None
     last_error: TaskError | None = Field(None, description="Of the attempt before, while it waits.")
+    devices: dict[str, list[int]] | None = Field(
+        None, description="Those that the attempt was given, by resource; left out without any."
+    )
 
 
 class Result(BaseModel):

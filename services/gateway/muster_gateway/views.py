@@ -122,6 +122,7 @@ class TaskOut(msgspec.Struct):
     result_blob: dict[str, Any] | msgspec.UnsetType = UNSET
     error: ErrorOut | msgspec.UnsetType = UNSET
     last_error: ErrorOut | msgspec.UnsetType = UNSET
+    devices: dict[str, list[int]] | msgspec.UnsetType = UNSET
 
 
 class ResultOut(msgspec.Struct):
@@ -191,6 +192,8 @@ def task_out(task: task_pb2.Task, *, with_input: bool = False) -> TaskOut:
     )
     if with_input:
         out.input = msgspec.Raw(spec.input_json or b"null")
+    if status.devices:
+        out.devices = {given.resource: list(given.indices) for given in status.devices}
     if status.state in ENDED:
         _put_ending(out, task)
     elif task.outcome.kind == task_pb2.OUTCOME_KIND_FAILED:

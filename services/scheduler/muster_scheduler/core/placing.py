@@ -134,14 +134,17 @@ def _plan(
     strategy = get(live(chosen))
     plan = strategy.plan(snapshot, batch, state.policy, now.clock_ms / 1000, state.rng, _never, 0)
     placements = Placements(state, snapshot, batch, plan, now)
+    has_devices = state.table.has_devices
     unplaced: list[Candidate] = []
     places = zip(candidates, plan.assignment.tolist(), strict=True)
     for index, (candidate, row) in enumerate(places):
         given = None
         if row >= 0 and _admits(state, snapshot, candidate.class_id, row):
             agent_id = AgentId(state.table.agent_id_at(row))
-            planned = plan.devices.get(index, NO_DEVICES)
-            given = state.devices_on(candidate.task, agent_id, planned)
+            given = NO_DEVICES
+            if has_devices:
+                planned = plan.devices.get(index, NO_DEVICES)
+                given = state.devices_on(candidate.task, agent_id, planned)
         if given is None:
             unplaced.append(candidate)
             blocked.add(candidate.line.key)
@@ -173,9 +176,9 @@ def _follow_proposal(state: ClusterState, now: Now) -> int:
 
 def _admits(state: ClusterState, snapshot: Snapshot, class_id: int, row: int) -> bool:
     """Whether the agent may hold one more of the task's groups; not every strategy counts them."""
-    return all(
-        snapshot.crowds.get(spread.group, {}).get(row, 0) < spread.most
-        for spread in state.classes.spread(class_id)
+    spread = state.classes.spread(class_id)
+    return not spread or all(
+        snapshot.crowds.get(one.group, {}).get(row, 0) < one.most for one in spread
     )
 
 

@@ -125,7 +125,7 @@ def every_change(task_class: TaskClass, machines: list[Machine]) -> list[Change]
     for name, amount in task_class.demand.items():
         if name == "slots":
             continue
-        least = -(-amount // 10) if name in ("cpu", "memory") else 0
+        least = 1 if name in ("cpu", "memory") else 0
         step = 250 if name == "gpu" else 1
         cuts = [c for c in range(least, amount) if c % step == 0]
         if name == "gpu":

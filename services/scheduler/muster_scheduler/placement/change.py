@@ -7,7 +7,7 @@ Changes are ranked by what is given up for them, the first that helps is the sma
 3. one constraint less, in the task's order
 4. the agents that failed it are no longer avoided
 5. one agent uncordoned, by row
-6. a cut of one resource to less than half; of cpu and memory a tenth stays, others may go to 0
+6. a cut of one resource to less than half; something of cpu and memory stays, others may go to 0
 7. one more agent: with the skill, labels that meet the constraints, and room for the demand
 
 Slots are never cut, for every task takes one. Ties go to the lower row, then to the first name.
@@ -34,8 +34,8 @@ from muster_scheduler.placement.classes import (
 from muster_scheduler.placement.devices import WHOLE, pick_devices
 from muster_scheduler.placement.snapshot import Snapshot
 
-# What must stay of a resource that every program needs: less is no cut but another task.
-_LEAST_SHARE: Mapping[str, float] = {"cpu": 0.1, "memory": 0.1}
+# No program runs without them.
+_NEEDED = frozenset({"cpu", "memory"})
 _NEVER_CUT = "slots"
 _HALF = 0.5
 
@@ -190,8 +190,7 @@ def _raised(spread: Spread, most: int) -> _Obstacle:
 
 
 def _cut(name: str, wanted: int, available: int) -> _Obstacle:
-    least = math.ceil(wanted * _LEAST_SHARE.get(name, 0.0))
-    if name == _NEVER_CUT or available < least:
+    if name == _NEVER_CUT or (name in _NEEDED and not available):
         return None
     share = 1.0 - available / wanted
     change = Change(ChangeKind.CUT, resource=name, from_amount=wanted, to_amount=available)

@@ -30,6 +30,7 @@ from muster.client.errors import (
     Unauthenticated,
     Unreachable,
 )
+from muster.domain.errors import InvalidInput
 
 
 class InThread:
@@ -239,6 +240,31 @@ async def test_agents_and_the_cluster_are_typed(bench: Bench) -> None:
     ident = await bench.client.submit("echo")
     assert (await bench.client.explain(ident)).id == ident
     assert (await bench.client.task(ident, with_input=True)).input is None
+
+
+async def test_a_plan_is_typed_and_asked_for_as_in_rest(bench: Bench) -> None:
+    tasks = [{"skill": "echo", "input": 1, "estimate": 2.5}, {"skill": "vision"}]
+    plan = await bench.client.plan(
+        tasks, strategy="search", weights={"t": 1}, budget=2, seed=7, front=True
+    )
+    (sent,) = bench.cluster.scheduler.plans
+    assert [(one.skill, one.estimate_ms) for one in sent.shapes] == [("echo", 2_500), ("vision", 0)]
+    assert json.loads(sent.policy_json) == {
+        "strategy": "search",
+        "weights": {"t": 1},
+        "budget": "2000ms",
+    }
+    assert (sent.seed, sent.front) == (7, True)
+    first, second = plan.placements
+    assert (first.agent, first.devices, second.agent) == ("a", {"gpu": [1]}, None)
+    assert second.reason is not None
+    assert plan.reasons[second.reason].text == "full"
+    assert plan.front is not None
+    assert plan.front[0].agents == ["a", None]
+    assert (plan.J, plan.unplaced, plan.queued) == (0.125, 1, 3)
+    for bad, options in (([{}], {}), ([{"skill": "echo"}], {"stratergy": "search"})):
+        with pytest.raises(InvalidInput):
+            await bench.client.plan(bad, **options)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("key", ["plain", "with/slash", "a b?c#d%2F", "ü.", "..", "."])

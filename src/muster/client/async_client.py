@@ -22,11 +22,12 @@ from muster.client.models import (
     Explanation,
     LogLine,
     Partial,
+    Plan,
     Result,
     Task,
 )
 from muster.client.progress import Bar, NoBar, bar_for
-from muster.client.task_bodies import TaskOptions
+from muster.client.task_bodies import PlanOptions, TaskOptions
 from muster.client.transport import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
@@ -261,6 +262,17 @@ class AsyncClient:
     async def explain(self, task: str, *, timeout: float | None = None) -> Explanation:
         """As `Client.explain`."""
         return await self._run(calls.explain(self._settings, task, self._bound(timeout)))
+
+    async def plan(
+        self,
+        tasks: Iterable[Mapping[str, Any]],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> Plan:
+        """As `Client.plan`."""
+        op = calls.plan(self._settings, tasks, options, self._bound(timeout))
+        return await self._run(op)
 
     def logs(
         self, task: str, *, follow: bool = False, attempt: int = 0, timeout: float | None = None

@@ -25,8 +25,15 @@ from muster.client.exchange import (
     decoded,
     exchange,
 )
-from muster.client.models import Agent, Cluster, Explanation, LogLine, Result, Task
-from muster.client.task_bodies import BodyMaker, TaskOptions, batch_body, batches
+from muster.client.models import Agent, Cluster, Explanation, LogLine, Plan, Result, Task
+from muster.client.task_bodies import (
+    BodyMaker,
+    PlanOptions,
+    TaskOptions,
+    batch_body,
+    batches,
+    plan_body,
+)
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import parse_idempotency_key
 
@@ -218,6 +225,21 @@ def cancel(settings: Settings, ident: str, timeout_s: float) -> Op[str]:
 
 def explain(settings: Settings, ident: str, timeout_s: float) -> Op[Explanation]:
     return _get(settings, task_path(ident, "/explain"), Explanation, timeout_s)
+
+
+def plan(
+    settings: Settings,
+    tasks: Iterable[Mapping[str, Any]],
+    options: PlanOptions,
+    timeout_s: float,
+) -> Op[Plan]:
+    """Nothing is stored, so it may be repeated."""
+    request = Request(
+        "POST", "/v1/plans", headers={"Content-Type": _JSON}, content=plan_body(tasks, options)
+    )
+    deadline = settings.deadline("planning", timeout_s)
+    reply = yield from exchange(settings, request, deadline)
+    return decoded(reply, Plan)
 
 
 def logs(settings: Settings, ident: str, attempt: int, timeout_s: float) -> Op[None]:

@@ -158,8 +158,20 @@ class Event(msgspec.Struct, frozen=True):
     partial_index: int | None = None
 
 
+class Candidate(msgspec.Struct, frozen=True):
+    """How an agent looks to the strategy in force; `terms["score"]` is what it compares."""
+
+    agent: str
+    rank: int
+    fits: bool
+    terms: dict[str, float] = {}
+
+
 class Explanation(msgspec.Struct, frozen=True):
-    """Why a task waits; `excluded` counts agents by reason."""
+    """Why a task waits; `excluded` counts agents by reason, `change` is `smallest_change` in parts.
+
+    `expected_start` is None where it is not known; `expected_start_why` says why.
+    """
 
     id: str
     state: str
@@ -170,6 +182,60 @@ class Explanation(msgspec.Struct, frozen=True):
     excluded: dict[str, int] = {}
     smallest_change: str | None = None
     expected_end: datetime | None = None
+    change: dict[str, Any] | None = None
+    strategy: str | None = None
+    candidates: list[Candidate] = []
+    expected_start: datetime | None = None
+    expected_start_why: str | None = None
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a task would go; without an agent `reason` is its number in the plan's `reasons`."""
+
+    agent: str | None
+    reason: int | None = None
+    devices: dict[str, list[int]] = {}
+
+
+class PlanReason(msgspec.Struct, frozen=True):
+    """Why so many tasks have no place; `excluded` counts agents by reason."""
+
+    text: str
+    tasks: int
+    agents: int = 0
+    excluded: dict[str, int] = {}
+
+
+class PlanPoint(msgspec.Struct, frozen=True):
+    """A plan of the front; `agents` in the order of the tasks."""
+
+    T: float
+    U: float
+    B: float
+    J: float
+    unplaced: int
+    agents: list[str | None] = []
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Where tasks would go, in their order, and what that is worth; J: smaller is better."""
+
+    strategy: str
+    T: float
+    U: float
+    B: float
+    J: float
+    unplaced: int
+    placements: list[Placement]
+    reasons: list[PlanReason] = []
+    objective: str = "J"
+    seed: int = 0
+    budget: str = ""
+    elapsed_s: float = 0.0
+    lower_bound: float | None = None
+    run_times: str = ""
+    queued: int = 0
+    front: list[PlanPoint] | None = None
 
 
 class Agent(msgspec.Struct, frozen=True):

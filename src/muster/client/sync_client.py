@@ -19,11 +19,12 @@ from muster.client.models import (
     Explanation,
     LogLine,
     Partial,
+    Plan,
     Result,
     Task,
 )
 from muster.client.progress import Bar, NoBar, bar_for
-from muster.client.task_bodies import TaskOptions
+from muster.client.task_bodies import PlanOptions, TaskOptions
 from muster.client.transport import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
@@ -285,6 +286,19 @@ class Client:
     def explain(self, task: str, *, timeout: float | None = None) -> Explanation:
         """Why a task waits."""
         return self._run(calls.explain(self._settings, task, self._bound(timeout)))
+
+    def plan(
+        self,
+        tasks: Iterable[Mapping[str, Any]],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> Plan:
+        """Where tasks (as REST has them: `{"skill": "echo", …}`) would go now; places none.
+
+        `timeout` should leave room for the option `budget`, which is 5 s when it is not given.
+        """
+        return self._run(calls.plan(self._settings, tasks, options, self._bound(timeout)))
 
     def logs(
         self, task: str, *, follow: bool = False, attempt: int = 0, timeout: float | None = None

@@ -39,6 +39,21 @@ class TaskOptions(TypedDict, total=False):
     lifetime: str
 
 
+class PlanOptions(TypedDict, total=False):
+    """How a plan should be made; what is left out is as in the cluster's policy."""
+
+    strategy: str
+    weights: Mapping[str, float]
+    penalty: float
+    objective: str
+    bounds: Mapping[str, float]
+    budget: Duration
+    seed: int
+    max_steps: int
+    front: bool
+
+
+_PLAN_OPTIONS: Final = frozenset(PlanOptions.__annotations__)
 _OPTIONS: Final = frozenset(TaskOptions.__annotations__)
 _DURATIONS: Final = frozenset(
     {"timeout", "start_deadline", "total_deadline", "progress_timeout", "estimate"}
@@ -70,6 +85,22 @@ class BodyMaker:
         """A task for each input, as they are asked for."""
         for index, value in enumerate(inputs):
             yield self.one(value, f"inputs[{index}]")
+
+
+def plan_body(tasks: Iterable[Mapping[str, Any]], options: PlanOptions) -> bytes:
+    """A plan's body of tasks as REST has them; raises InvalidInput as `BodyMaker` does."""
+    bodies = []
+    for index, task in enumerate(tasks):
+        rest: Any = {name: value for name, value in task.items() if name not in ("skill", "input")}
+        maker = BodyMaker(task.get("skill", ""), rest)
+        bodies.append(maker.one(task.get("input"), f"tasks[{index}].input"))
+    fields: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in _PLAN_OPTIONS:
+            raise InvalidInput("option", name, "options are " + ", ".join(sorted(_PLAN_OPTIONS)))
+        if value is not None:
+            fields[name] = _duration(name, value) if name == "budget" else value
+    return orjson.dumps({**fields, "tasks": [orjson.Fragment(body) for body in bodies]})
 
 
 def json_of(value: Any, field: str) -> bytes:

@@ -19,6 +19,7 @@ from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskState
 from muster_scheduler.core.deadlines import Moment
 from muster_scheduler.core.records import NOBODY, AgentEntry, Effect, OpenTask
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.placement.devices import NO_DEVICES, Devices
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.placement.snapshot import FIRST_COLUMNS
 
@@ -45,12 +46,12 @@ class WatchedState(ClusterState):
         self.touched[task.id] = task
         super().enqueue(task)
 
-    def charge(self, task: OpenTask, agent: AgentEntry) -> None:
+    def charge(self, task: OpenTask, agent: AgentEntry, devices: Devices = NO_DEVICES) -> None:
         self.touched[task.id] = task
         self.touched_agents[agent.id] = None
         if self.placed is not None:
             self.placed.append(task)
-        super().charge(task, agent)
+        super().charge(task, agent, devices)
 
     def release(self, task: OpenTask) -> None:
         self.touched[task.id] = task

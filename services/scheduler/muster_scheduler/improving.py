@@ -95,7 +95,7 @@ class Improver:
                 if wave is None:
                     continue
                 try:
-                    assignment = await self._improve(wave)
+                    assignment = await self._improve_for(wave)
                 except (OSError, EOFError, TimeoutError, ValueError) as error:
                     await self._end()
                     failures += 1
@@ -105,6 +105,8 @@ class Improver:
                     await asyncio.sleep(full_jitter(failures, last_s=_LAST_RETRY_S))
                     continue
                 failures = 0
+                if assignment is None:
+                    continue
                 metrics.IMPROVEMENTS.labels("made").inc()
                 propose(self._state, wave, assignment, self._now())
                 self._wake()
@@ -117,6 +119,22 @@ class Improver:
         metrics.IMPROVED_TASKS.labels("placed").inc(counted[0] - self._counted[0])
         metrics.IMPROVED_TASKS.labels("stale").inc(counted[1] - self._counted[1])
         self._counted = counted
+
+    async def _improve_for(self, wave: Wave) -> NDArray[np.int32] | None:
+        """As `_improve`; None, and the process is ended, once the policy is another one: its budget
+        may be an hour."""
+        work = asyncio.create_task(self._improve(wave), name="improve")
+        try:
+            while not work.done():
+                if self._state.policy != wave.policy:
+                    return None
+                await asyncio.wait({work}, timeout=_LOOK_S)
+            return work.result()
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                await self._end()
 
     async def _improve(self, wave: Wave) -> NDArray[np.int32]:
         """int32 [N]. Raises OSError, EOFError, TimeoutError, ValueError when the process fails."""

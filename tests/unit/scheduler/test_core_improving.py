@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from tests.polling import HANG_S
+from tests.polling import HANG_S, eventually
 
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId
@@ -187,3 +187,20 @@ async def test_the_other_process_plans_the_wave(strategy: str) -> None:
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     assert process.returncode is not None
+
+
+async def test_a_plan_under_way_ends_with_its_policy() -> None:
+    state = cluster()
+    state.policy = Policy("search", budget_s=3600.0)
+    full(state)
+    improver = Improver(state, lambda: at(3), lambda: None, lambda: True)
+    work = asyncio.create_task(improver.run())
+    await eventually(lambda: improver._process is not None)
+    process = improver._process
+    assert process is not None
+    state.policy = Policy("worst_fit")
+    async with asyncio.timeout(HANG_S):
+        await process.wait()
+    assert state.proposal is None
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)

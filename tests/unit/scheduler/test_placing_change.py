@@ -215,3 +215,31 @@ def test_constraints_that_contradict_each_other_are_met_by_no_agent() -> None:
     change = smallest_change(AgentTable().view(), replace(task, constraints=numbers))
     assert change is not None
     assert 1 < float(change.labels["size"]) < 2
+
+
+def machine(cpu: int, *, placeable: bool = True, **more: int) -> Machine:
+    capacity = {"cpu": cpu, "memory": 9, "slots": 2, **more}
+    return Machine(capacity, {}, frozenset({"s"}), {}, placeable, 0)
+
+
+def found(drawn: list[Machine], **demand: int) -> Change:
+    cordoned = {row for row in range(len(drawn)) if not drawn[row].placeable}
+    task = TaskClass("s", ResourceVector.of({"slots": 1, **demand}))
+    change = smallest_change(table_of(drawn).view(), task, cordoned)
+    assert change is not None
+    return change
+
+
+def test_the_order_of_changes() -> None:
+    small, large = machine(3), machine(4)
+    assert found([small, large], cpu=12).to_amount == 4
+    assert found([large, small], cpu=12).to_amount == 4
+    cordoned = machine(12, placeable=False)
+    assert found([large, cordoned], cpu=12).kind is ChangeKind.UNCORDON
+    assert found([large, cordoned], cpu=8).kind is ChangeKind.CUT
+
+
+def test_a_cut_of_devices_is_to_what_one_device_has() -> None:
+    shared = replace(machine(9, gpu=2_000), gpu_used=(750, 500))
+    assert found([shared], gpu=2_000).to_amount == 500
+    assert found([shared], gpu=1_000).to_amount == 500

@@ -33,7 +33,11 @@ def testimonies() -> list[tuple[str, str]]:
     """Titles and the ends of what was said, of those who said something."""
     found = []
     for witness in list(_witnesses):
-        title, said = witness.testimony()
+        try:
+            title, said = witness.testimony()
+        except OSError as error:
+            # Its files may go while they are read; the failure itself must be told all the same.
+            title, said = f"{witness}", str(error)
         if said:
             found.append((title, said[-MAX_CHARS:]))
     return sorted(found)

@@ -41,7 +41,7 @@ from muster.local.nursery import Nursery
 from muster.local.parts import Part, Stage
 GRANDPARENT = '''
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)"],
                          start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)

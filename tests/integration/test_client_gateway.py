@@ -264,7 +264,7 @@ async def test_a_plan_is_typed_and_asked_for_as_in_rest(bench: Bench) -> None:
     assert (plan.J, plan.unplaced, plan.queued) == (0.125, 1, 3)
     for bad, options in (([{}], {}), ([{"skill": "echo"}], {"stratergy": "search"})):
         with pytest.raises(InvalidInput):
-            await bench.client.plan(bad, **options)  # type: ignore[misc]
+            await bench.client.plan(bad, **options)
 
 
 @pytest.mark.parametrize("key", ["plain", "with/slash", "a b?c#d%2F", "ü.", "..", "."])

@@ -14,7 +14,8 @@ from muster.domain.task_lifecycle import TaskState
 
 # A batch of this many tasks of 1 KiB fills the body limit of 10 MiB.
 MAX_BATCH_TASKS = 10_000
-# A plan stores nothing, and many alike tasks take little room in it; small ones fill the body limit.
+# A plan stores nothing, and many alike tasks take little room in it; small ones fill the body's
+# limit.
 MAX_PLAN_TASKS = 100_000
 # Each point of a front is an assignment of its own.
 MAX_FRONT_TASKS = 10_000

@@ -157,7 +157,7 @@ def test_the_front_of_a_small_instance_is_the_true_one() -> None:
         if (used <= snapshot.capacity[:, 0]).all():
             score = evaluate(snapshot, batch, np.array(places, np.int32), policy)
             plans.append((score.T, score.B))
-    true = []
+    true: list[tuple[float, float]] = []
     for total, imbalance in sorted(plans):
         if not true or imbalance < true[-1][1] - 1e-12:
             true.append((total, imbalance))

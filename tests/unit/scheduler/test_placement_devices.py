@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster.domain.errors import InvalidInput
-from muster.domain.resources import ResourceVector
+from muster.domain.resources import MAX_DEVICES, ResourceVector
 from muster_scheduler.placement import AgentTable
 from muster_scheduler.placement.devices import (
-    MAX_DEVICES,
     Devices,
     device_count,
     device_fits,

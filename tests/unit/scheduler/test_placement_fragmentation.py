@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from muster.domain.resources import ResourceVector
@@ -136,6 +136,7 @@ class PlainFgd:
 
 @few
 @given(seed=st.integers(0, 2**32 - 1), agents=st.integers(1, 8), kinds=st.integers(1, 7))
+@example(seed=338, agents=4, kinds=5)
 def test_without_the_additions_it_is_fgd(seed: int, agents: int, kinds: int) -> None:
     rng = np.random.default_rng(seed)
     table, batch = gpu_cluster(rng, agents), gpu_batch(rng, kinds, 25)

@@ -271,28 +271,34 @@ def repeats(devices: IntArray, begin: int, d: int) -> bool:
 
 
 @kernel
+def in_steps(field: Field, score: float) -> float:
+    """The score as it counts: rounded for each device, as the published rule does."""
+    if field.step > 0.0 and score < math.inf:
+        return math.ceil(score / field.step - _SAME) * field.step
+    return score
+
+
+@kernel
 def rate(field: Field, rows: Rows, memo: Memo, n: int, c: int) -> tuple[float, int]:
     """(score, device of the fraction or -1) of the class on the row; infinite: it does not fit."""
     if not rows.eligible[n, field.mask_of[c]] or not holds(field, rows.free[n], c):
         return math.inf, -1
+    row = rate_row(field, rows, memo, n, c)
     for h in range(memo.left.shape[0]):
         memo.left[h] = rows.free[n, h] - field.need[c, h]
     best, option, s = math.inf, -1, first_fraction(field, c)
     if s < 0:
-        best = rate_option(field, rows, memo, n, c, -1)
+        best = in_steps(field, rate_option(field, rows, memo, n, c, -1) + row)
     else:
         begin = field.start[s]
         for d in range(begin, field.start[s + 1]):
             if rows.devices[n, d] < field.ask[c, s] or repeats(rows.devices[n], begin, d):
                 continue
-            score = rate_option(field, rows, memo, n, c, d)
+            score = in_steps(field, rate_option(field, rows, memo, n, c, d) + row)
             if score < best - _SAME:
                 best, option = score, d
     if best == math.inf:
         return best, -1
-    best += rate_row(field, rows, memo, n, c)
-    if field.step > 0.0:
-        best = math.ceil(best / field.step - _SAME) * field.step
     return best + field.order * n / rows.free.shape[0], option
 
 

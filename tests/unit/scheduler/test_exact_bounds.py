@@ -30,11 +30,16 @@ TASKS, AGENTS = 6, 3
 BUDGET_S = 600.0
 
 
-def small(seed: int, tasks: int = TASKS, agents: int = AGENTS) -> tuple[Snapshot, TaskBatch]:
+def small(
+    seed: int,
+    tasks: int = TASKS,
+    agents: int = AGENTS,
+    cpu: tuple[int, int] = (3000, 6000),
+) -> tuple[Snapshot, TaskBatch]:
     rng = np.random.default_rng(seed)
     table, classes = AgentTable(), ClassTable()
     for index in range(agents):
-        capacity = ResourceVector.of({"cpu": int(rng.integers(3000, 6000))})
+        capacity = ResourceVector.of({"cpu": int(rng.integers(*cpu))})
         table.upsert(f"a{index}", capacity, frozenset({"echo"}), {}, placeable=True)
     ids = [
         classes.intern(TaskClass("echo", ResourceVector.of({"cpu": int(amount)})))
@@ -54,13 +59,17 @@ def planned(
     return get("exact").plan(snapshot, batch, policy, 0.0, rng, stop, 200)
 
 
-def best_by_enumeration(snapshot: Snapshot, batch: TaskBatch, policy: Policy) -> Any:
+def best_by_enumeration(
+    snapshot: Snapshot, batch: TaskBatch, policy: Policy, least: int = 0
+) -> Any:
+    """`least` is -1 where tasks may be left out."""
     orders = []
-    for places in itertools.product(range(AGENTS), repeat=TASKS):
+    for places in itertools.product(range(least, AGENTS), repeat=TASKS):
         place = np.array(places, np.int32)
         used = np.zeros(AGENTS, np.int64)
         for i, row in enumerate(places):
-            used[row] += batch.classes.demand(int(batch.class_id[i]), snapshot).amounts[0]
+            if row >= 0:
+                used[row] += batch.classes.demand(int(batch.class_id[i]), snapshot).amounts[0]
         if (used <= snapshot.capacity[:, 0]).all():
             orders.append(evaluate(snapshot, batch, place, policy).order(policy))
     return min(orders)
@@ -94,6 +103,31 @@ def test_the_optimum_under_a_bound_is_found(objective: Any, name: str, seed: int
     expected = best_by_enumeration(snapshot, batch, policy)
     assert reached[:2] == (0.0, 0.0)
     assert reached[2] == pytest.approx(expected[2], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["T", "J", "makespan"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_where_not_all_fit_the_optimum_is_found(objective: Any, seed: int) -> None:
+    snapshot, batch = small(seed, cpu=(900, 1900))
+    policy = Policy("exact", objective=objective, budget_s=BUDGET_S)
+    plan = planned(snapshot, batch, policy)
+    ours = evaluate(snapshot, batch, plan.assignment, policy).order(policy)
+    best = best_by_enumeration(snapshot, batch, policy, least=-1)
+    assert best[0] > 0, "all fit: this instance shows nothing"
+    assert ours[:2] == best[:2]
+    assert ours[2] == pytest.approx(best[2], rel=1e-4)
+
+
+def test_many_small_tasks_take_the_place_of_a_large_one() -> None:
+    table, classes = AgentTable(), ClassTable()
+    capacity = ResourceVector.of({"cpu": 1000})
+    table.upsert("a0", capacity, frozenset({"echo"}), {}, placeable=True)
+    large, tiny = (
+        classes.intern(TaskClass("echo", ResourceVector.of({"cpu": cpu}))) for cpu in (1000, 200)
+    )
+    batch = TaskBatch.of(classes, [large] + 5 * [tiny])
+    plan = planned(table.view().freeze(), batch, Policy("exact", budget_s=BUDGET_S))
+    assert plan.assignment.tolist() == [-1, 0, 0, 0, 0, 0]
 
 
 def test_bounds_that_no_plan_keeps_leave_the_start() -> None:

@@ -98,6 +98,7 @@ def _model(work: Work) -> _Model:
 
     problem, cp = work.problem, cp_model.CpModel()
     movable = set(work.movable.tolist())
+    complete = bool((work.place[work.movable] >= 0).all())
     x: dict[tuple[int, int], Any] = {}
     for i, row in enumerate(problem.class_row.tolist()):
         choices = problem.choices[row, : problem.choice_count[row]].tolist()
@@ -106,14 +107,15 @@ def _model(work: Work) -> _Model:
         for j in choices:
             x[i, j] = cp.new_bool_var("")
             cp.add_hint(x[i, j], int(work.place[i] == j))
-        # What the start has placed stays placed, so that unplaced work never grows.
+        # Where the start has found a place for all, none may lose it; otherwise many small tasks
+        # may be worth more than a large one that has a place.
         placed = sum(x[i, j] for j in choices)
-        if work.place[i] >= 0:
+        if complete:
             cp.add(placed == 1)
         else:
             cp.add(placed <= 1)
     _add_room(problem, cp, x, work.place, movable)
-    return _with_objective(work, cp, x)
+    return _with_objective(work, cp, x, complete=complete)
 
 
 def _add_room(
@@ -131,11 +133,14 @@ def _add_room(
                 cp.add(sum(terms) <= int(room[j, k]))
 
 
-def _with_objective(work: Work, cp: Any, x: dict[tuple[int, int], Any]) -> _Model:
+def _with_objective(
+    work: Work, cp: Any, x: dict[tuple[int, int], Any], *, complete: bool
+) -> _Model:
     """Costs are rounded down, so that the model's bound bounds the true objective too."""
     problem = work.problem
-    # A start that breaks bounds has an energy far beyond the objective's size.
-    size = problem.k_excess / 1e3 if problem.bounded else abs(work.energy)
+    # A start that breaks bounds, or leaves work out, has an energy far beyond the objective's size.
+    left_out = problem.k_weight * float(problem.weight[work.place < 0].sum())
+    size = problem.k_excess / 1e3 if problem.bounded else abs(work.energy - left_out)
     unit = max(size, 1e-9) / _UNITS
     if problem.k_spread > 0.0:
         # B's factor is a whole number of units: rounded it would weigh less than it should.
@@ -147,8 +152,9 @@ def _with_objective(work: Work, cp: Any, x: dict[tuple[int, int], Any]) -> _Mode
     for (i, j), v in x.items():
         cost = problem.k_time * problem.time[i, j * problem.time_step]
         cost -= problem.k_used * problem.used_share[problem.demand_row[i], j * problem.demand_step]
-        if work.place[i] < 0:
+        if not complete:
             cost -= k_weight * problem.weight[i]
+            cost -= problem.k_unplaced * problem.unplaced_share[problem.demand_row[i]]
         terms.append(math.floor(cost / unit) * v)
     share: list[Any] = []
     spread = None

@@ -12,6 +12,7 @@ import numpy as np
 
 from muster_scheduler.placement.improvement import Work
 from muster_scheduler.placement.problem import Floats, Ints, Ints32
+from muster_scheduler.placement.relaxation import Relaxation
 
 # Choices of a task in a block beside the one that it has.
 _CHOICES = 3
@@ -20,6 +21,12 @@ _CHOICES = 3
 _NODES = 300
 _BUDGET_SHARE = 0.05
 _GAP = 1e-5
+# The whole instance over the choices that cost at most this much of the bound: worth its time
+# where few choices are that cheap, a number of pairs for each task.
+_CORE_COST = 1e-3
+_CORE_PAIRS = 3.0
+_CORE_NODES = 2000
+_CORE_SHARE = 0.5
 
 
 def solve_block(work: Work, agents: Ints) -> bool:
@@ -27,20 +34,44 @@ def solve_block(work: Work, agents: Ints) -> bool:
 
     For the objectives T and makespan.
     """
-    from muster_scheduler.placement.compiled.annealer import exact_energy  # noqa: PLC0415
-    from muster_scheduler.placement.compiled.delta import new_state  # noqa: PLC0415
-
     inside = np.zeros(len(work.problem.capacity), np.bool_)
     inside[agents] = True
     free = work.movable[inside[work.place[work.movable]] & (work.place[work.movable] >= 0)]
     if not len(free):
         return False
     task, agent = _pairs(work, free, inside)
-    chosen = _solve(work, free, agents, task, agent)
-    if chosen is None:
+    chosen = _solve(work, free, agents, task, agent, _NODES, _BUDGET_SHARE)
+    return chosen is not None and _offer(work, free[task[chosen]], agent[chosen])
+
+
+def solve_core(work: Work, relaxation: Relaxation) -> bool:
+    """Place every task anew over the cheapest choices alone; whether that was better.
+
+    For the objective makespan. Nothing happens where too many choices cost about the same: the
+    program is as slow as the whole one then, and blocks serve better.
+    """
+    bound = relaxation.bound
+    if bound is None or (work.place[work.movable] < 0).any() or not work.goes_on():
         return False
+    cheap = relaxation.reduced <= _CORE_COST * bound / work.problem.scale
+    cheap |= relaxation.parts > _GAP
+    free = work.movable
+    cheap[free, work.place[free]] = True
+    task, agent = np.nonzero(cheap[free])
+    if len(task) > _CORE_PAIRS * len(free):
+        return False
+    agents = np.arange(len(work.problem.capacity))
+    chosen = _solve(work, free, agents, task, agent, _CORE_NODES, _CORE_SHARE)
+    return chosen is not None and _offer(work, free[task[chosen]], agent[chosen])
+
+
+def _offer(work: Work, tasks: Ints32, agents: Ints) -> bool:
+    """Offer the best plan with these tasks moved to these agents."""
+    from muster_scheduler.placement.compiled.annealer import exact_energy  # noqa: PLC0415
+    from muster_scheduler.placement.compiled.delta import new_state  # noqa: PLC0415
+
     place = work.place.copy()
-    place[free[task[chosen]]] = agent[chosen]
+    place[tasks] = agents
     state = new_state(work.problem, place)
     return work.offer(place, float(exact_energy(work.problem, state)))
 
@@ -62,8 +93,10 @@ def _pairs(
     return np.array(task, np.int64), np.array(agent, np.int64)
 
 
-def _solve(work: Work, free: Ints32, agents: Ints, task: Ints, agent: Ints) -> Ints | None:
-    """Indices of the chosen pairs."""
+def _solve(
+    work: Work, free: Ints32, agents: Ints, task: Ints, agent: Ints, nodes: int, share: float
+) -> Ints | None:
+    """Indices of the chosen pairs, by so many nodes and at most this share of the budget."""
     from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - heavy
     from scipy.sparse import csr_matrix  # noqa: PLC0415
 
@@ -99,8 +132,8 @@ def _solve(work: Work, free: Ints32, agents: Ints, task: Ints, agent: Ints) -> I
         bounds=Bounds(0.0, np.append(np.ones(pairs), math.inf)),
         constraints=limits,
         options={
-            "node_limit": _NODES,
-            "time_limit": _BUDGET_SHARE * work.policy.budget_s,
+            "node_limit": nodes,
+            "time_limit": share * work.policy.budget_s,
             "mip_rel_gap": _GAP,
         },
     )

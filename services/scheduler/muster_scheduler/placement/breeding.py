@@ -13,6 +13,10 @@ from muster_scheduler.placement.problem import Ints32, Problem
 _HEAT = (-2.5, -0.5)
 _COLD = 0.03
 _HOT_QUANTILE = 0.1
+# A makespan falls by few, long descents rather than by many short ones: so many steps for
+# each second of the budget.
+_STEPS_PER_S = 4
+_MOST_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,19 +49,23 @@ def repaired(work: Work, place: Ints32, problem: Problem | None = None) -> Membe
     place_greedily(problem, state, order)
     best, energy = state.place.copy(), exact_energy(problem, state)
     hot = work.rise * 10.0 ** work.rng.uniform(*_HEAT)
-    energy = anneal(
-        problem,
-        state,
-        best,
-        energy,
-        work.movable,
-        work.words,
-        _draws(work),
-        hot,
-        hot * _COLD,
-        -1.0,
-        work.bias,
-    )
+    steps = _steps(work)
+    for step in range(steps):
+        if step and not work.goes_on():
+            break
+        energy = anneal(
+            problem,
+            state,
+            best,
+            energy,
+            work.movable,
+            work.words,
+            max(DRAWS_PER_STEP, 8 * len(work.place)),
+            hot * _COLD ** (step / steps),
+            hot * _COLD ** ((step + 1) / steps),
+            -1.0,
+            work.bias,
+        )
     return Member(best, float(energy))
 
 
@@ -96,5 +104,8 @@ def founders(work: Work, count: int) -> list[Member]:
     return members
 
 
-def _draws(work: Work) -> int:
-    return max(DRAWS_PER_STEP, 8 * len(work.place))
+def _steps(work: Work) -> int:
+    """Of a descent."""
+    if work.problem.k_longest <= 0.0:
+        return 1
+    return int(min(max(1.0, _STEPS_PER_S * work.policy.budget_s), _MOST_STEPS))

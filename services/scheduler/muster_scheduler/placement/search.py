@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from muster_scheduler.placement.annealing import anneal_round, next_heat
-from muster_scheduler.placement.blocks import solve_block
+from muster_scheduler.placement.blocks import solve_block, solve_core
 from muster_scheduler.placement.ejection import eject, is_total_time
 from muster_scheduler.placement.guidance import guide
 from muster_scheduler.placement.improvement import ImprovingStrategy, Work, typical_rise
@@ -45,6 +45,8 @@ class Search(ImprovingStrategy):
         if relaxation is not None and is_total_time(work.problem):
             eject(work, relaxation)
             return
+        if relaxation is not None and _takes_blocks(work) and work.problem.k_longest > 0.0:
+            solve_core(work, relaxation)
         rise = typical_rise(work, work.place, _HOT_QUANTILE)
         length = float(_FIRST_ROUND)
         found = [math.inf] * len(_HEATS)
@@ -68,9 +70,7 @@ def _solve_blocks(work: Work, count: int) -> None:
     """Blocks around the busiest agent for the makespan, around any for T; none for J."""
     problem = work.problem
     agents = len(problem.capacity)
-    if work.bias == 1.0 or problem.k_spread > 0.0 or problem.k_used > 0.0 or agents < 2:
-        return
-    if work.policy.budget_s < _LEAST_BUDGET_S:
+    if not _takes_blocks(work):
         return
     size = max(_BLOCK_AGENTS, round(_BLOCK_TASKS * agents / len(work.place)))
     for _ in range(count):
@@ -81,6 +81,13 @@ def _solve_blocks(work: Work, count: int) -> None:
         if problem.k_longest > 0.0 and busiest not in block:
             block[0] = busiest
         solve_block(work, block)
+
+
+def _takes_blocks(work: Work) -> bool:
+    problem = work.problem
+    if work.bias == 1.0 or problem.k_spread > 0.0 or problem.k_used > 0.0:
+        return False
+    return len(problem.capacity) >= 2 and work.policy.budget_s >= _LEAST_BUDGET_S
 
 
 def _busiest(work: Work) -> int:

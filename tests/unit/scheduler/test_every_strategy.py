@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from muster.domain.policy import DEFAULT_BUDGET_S
 from muster.domain.resources import ResourceVector
 from muster.domain.task import Constraint
 from muster_scheduler.placement import (
@@ -75,7 +76,9 @@ class Cluster:
         batch = TaskBatch.of(self.classes, tasks) if isinstance(tasks, list) else tasks
         rng = np.random.default_rng(seed)
         view = self.table.view()
-        chosen = policy or Policy(strategy=strategy)
+        # CP-SAT must be ended by its own count of work: the clock would end it somewhere else.
+        budget_s = 600.0 if strategy == "exact" else DEFAULT_BUDGET_S
+        chosen = policy or Policy(strategy=strategy, budget_s=budget_s)
         return get(strategy).plan(view, batch, chosen, 0.0, rng, stop, max_steps)
 
 

@@ -23,6 +23,7 @@ from muster.domain.resources import ResourceVector
 from muster.domain.task import Constraint
 from muster.rpc.channels import full_jitter
 from muster_scheduler import metrics
+from muster_scheduler.answer_pipe import answer_pipe
 from muster_scheduler.core.improving import SEEDS, Wave, next_wave, propose
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
@@ -201,7 +202,7 @@ def main() -> None:
     """The process: jobs and replies until the input ends."""
     parent = os.getppid()
     os.nice(_NICENESS)
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    source, sink = sys.stdin.buffer, answer_pipe()
     warmed: set[str] = set()
     while (frame := _frame(source)) is not None:
         job = msgspec.msgpack.decode(frame, type=_Job)

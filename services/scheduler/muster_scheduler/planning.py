@@ -24,6 +24,7 @@ from muster.domain.policy import Policy, parse_policy
 from muster.domain.task import MAX_FRONT_TASKS, MAX_PLAN_TASKS
 from muster.rpc.call_stream import MAX_CALL_BYTES
 from muster.rpc.conversion import spec_from_proto
+from muster_scheduler.answer_pipe import answer_pipe
 from muster_scheduler.core.foretelling import response_of
 from muster_scheduler.core.state import ClusterState, held_demand, spread_of
 from muster_scheduler.learning.attempts import task_features
@@ -197,12 +198,14 @@ def main() -> None:
     """The process: one job, one reply."""
     parent = os.getppid()
     os.nice(_NICENESS)
+    answers = answer_pipe()
     job = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Job)
     try:
         reply = _Reply(_answer(job, lambda: os.getppid() != parent).SerializeToString())
     except InvalidInput as error:
         reply = _Reply(refusal=_Refusal(error.field, str(error.value), error.limit))
-    sys.stdout.buffer.write(msgspec.msgpack.encode(reply))
+    with answers:
+        answers.write(msgspec.msgpack.encode(reply))
 
 
 def _answer(job: _Job, is_orphan: Callable[[], bool]) -> scheduler_pb2.PlanResponse:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from muster.domain.errors import DeadlineExceeded, Unavailable
+from muster_scheduler.answer_pipe import answer_pipe
 from muster_scheduler.learning.attempts import Attempt
 from muster_scheduler.learning.blob import CorruptModel, from_blob, to_blob
 from muster_scheduler.learning.evaluation import Evaluation
@@ -81,13 +82,15 @@ async def train_elsewhere(
 def main() -> None:
     """The process: one request, one reply."""
     os.nice(_NICENESS)
+    answers = answer_pipe()
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
     found = from_blob(request.predecessor) if request.predecessor else None
     predecessor = None if isinstance(found, CorruptModel) else found
     training = train(request.window, predecessor, request.seed)
     blob = b"" if training.model is None else to_blob(training.model)
     reply = _Reply(blob, training.why, training.candidate, training.predecessor)
-    sys.stdout.buffer.write(msgspec.msgpack.encode(reply))
+    with answers:
+        answers.write(msgspec.msgpack.encode(reply))
 
 
 if __name__ == "__main__":

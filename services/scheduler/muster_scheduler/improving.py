@@ -23,10 +23,10 @@ from muster.domain.resources import ResourceVector
 from muster.domain.task import Constraint
 from muster.rpc.channels import full_jitter
 from muster_scheduler import metrics
-from muster_scheduler.answer_pipe import answer_pipe
 from muster_scheduler.core.improving import SEEDS, Wave, next_wave, propose
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.elsewhere import answer_pipe
 from muster_scheduler.placement import strategy as strategies
 from muster_scheduler.placement.classes import ClassTable, Spread, TaskBatch, TaskClass
 from muster_scheduler.placement.snapshot import Snapshot

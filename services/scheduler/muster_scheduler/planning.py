@@ -7,7 +7,6 @@ the messages that they came and go in, so that the leader looks at neither.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -19,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muster.api.v1 import scheduler_pb2
-from muster.domain.errors import DeadlineExceeded, InvalidInput, Overloaded, TooLarge, Unavailable
+from muster.domain.errors import DeadlineExceeded, InvalidInput, Overloaded, TooLarge
 from muster.domain.policy import Policy, parse_policy
 from muster.domain.task import MAX_FRONT_TASKS, MAX_PLAN_TASKS
 from muster.rpc.call_stream import MAX_CALL_BYTES
 from muster.rpc.conversion import spec_from_proto
-from muster_scheduler.answer_pipe import answer_pipe
 from muster_scheduler.core.foretelling import response_of
 from muster_scheduler.core.state import ClusterState, held_demand, spread_of
+from muster_scheduler.elsewhere import answer_pipe, ask_elsewhere
 from muster_scheduler.learning.attempts import task_features
 from muster_scheduler.placement import fast
 from muster_scheduler.placement import strategy as strategies
@@ -146,26 +145,10 @@ async def _plan_elsewhere(
 ) -> scheduler_pb2.PlanResponse:
     most_s = job.policy.budget_s + PLAN_GRACE_S
     timeout_s = most_s if left_s is None else min(most_s, left_s)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "muster_scheduler.planning",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    request = msgspec.msgpack.encode(job)
+    out = await ask_elsewhere(
+        "muster_scheduler.planning", request, timeout_s=timeout_s, what="planning"
     )
-    try:
-        async with asyncio.timeout(timeout_s):
-            out, said = await process.communicate(msgspec.msgpack.encode(job))
-    except TimeoutError:
-        raise DeadlineExceeded("a plan", timeout_s) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise Unavailable("planning", f"it ended with exit code {process.returncode}: {last}")
     reply = msgspec.msgpack.decode(out, type=_Reply)
     if reply.refusal is not None:
         raise InvalidInput(reply.refusal.field, reply.refusal.value, reply.refusal.limit)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from muster.domain.errors import DeadlineExceeded, Unavailable
-from muster_scheduler.answer_pipe import answer_pipe
+from muster.domain.errors import Unavailable
+from muster_scheduler.elsewhere import answer_pipe, ask_elsewhere
 from muster_scheduler.learning.attempts import Attempt
 from muster_scheduler.learning.blob import CorruptModel, from_blob, to_blob
 from muster_scheduler.learning.evaluation import Evaluation
@@ -50,26 +50,9 @@ async def train_elsewhere(
     """As `train`. Raises Unavailable when the process fails, DeadlineExceeded after `timeout_s`."""
     before = b"" if predecessor is None else to_blob(predecessor)
     request = msgspec.msgpack.encode(_Request(tuple(window), before, seed))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "muster_scheduler.trainer",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    out = await ask_elsewhere(
+        "muster_scheduler.trainer", request, timeout_s=timeout_s, what="training"
     )
-    try:
-        async with asyncio.timeout(timeout_s):
-            out, said = await process.communicate(request)
-    except TimeoutError:
-        raise DeadlineExceeded("training", timeout_s) from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        raise Unavailable("training", f"it ended with exit code {process.returncode}: {last}")
     reply = msgspec.msgpack.decode(out, type=_Reply)
     if not reply.blob:
         return Training(None, reply.why, reply.candidate, reply.predecessor)

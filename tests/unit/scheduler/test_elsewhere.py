@@ -7,7 +7,7 @@ import sys
 
 _CHILD = """
 import os
-from muster_scheduler.answer_pipe import answer_pipe
+from muster_scheduler.elsewhere import answer_pipe
 answers = answer_pipe()
 os.write(1, b"printed past Python")
 print("printed")

@@ -99,5 +99,5 @@ def _waits(beyond: int, each_s: float) -> float:
     """Σ min(i · each_s, MAX_WAIT_S) for i = 1 … beyond."""
     if each_s <= 0 or beyond <= 0:
         return 0.0
-    within = min(beyond, int(MAX_WAIT_S / each_s))
+    within = int(min(beyond, MAX_WAIT_S / each_s))
     return each_s * within * (within + 1) / 2 + MAX_WAIT_S * (beyond - within)

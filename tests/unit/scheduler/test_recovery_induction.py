@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster_scheduler.recovery.costs import Ends, Work, ends, loads
-from muster_scheduler.recovery.induction import Problem, solve
+from muster_scheduler.recovery.induction import Problem, seconds_held, solve
 from muster_scheduler.recovery.posterior import RANGES_S, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
 
@@ -216,8 +216,11 @@ def test_costs_and_seconds_lie_within_what_is_thinkable(problem: Problem) -> Non
     assert (table.waits >= -1e-6).all()
     assert (table.waits <= dearest * (1 + 1e-5) + 1e-6).all()
     left = problem.settings.horizon_s - np.arange(problem.settings.horizon_s)
-    assert (table.idle_waits >= 1.0 - 1e-9).all()
-    assert (table.idle_waits <= left[:, None, None] + 1e-6).all()
+    waits, restarts = seconds_held(problem)
+    assert waits.shape == table.waits.shape
+    assert restarts.shape == table.restarts.shape
+    assert (waits >= 1.0 - 1e-9).all()
+    assert (waits <= left[:, None, None] + 1e-6).all()
 
 
 def test_a_stop_task_waits_for_its_fence_and_a_dead_one_does_not() -> None:
@@ -237,3 +240,24 @@ def test_work_that_runs_on_costs_only_what_comes_late() -> None:
     assert costs.with_work[0, 0] == pytest.approx(late)
     assert costs.empty[0, 0] == 310.0
     assert costs.moved[0, 0] == pytest.approx(310.0 + 2.0, abs=0.01)
+
+
+def test_tasks_are_held_until_the_expected_return() -> None:
+    patient = Problem(
+        works=(Work(3, 1e5, 1e5, False),),
+        silent_s=10.0,
+        free=0,
+        capacity=0,
+        dead=False,
+        may_migrate=True,
+        back=(0.5,) * (len(RANGES_S) + 1),
+        with_work=(1.0,) * (len(RANGES_S) + 1),
+        works_after=(),
+        over=(),
+        pauses=(),
+        settings=RecoverySettings(horizon_s=60),
+    )
+    waits, _ = seconds_held(patient)
+    # A return with chance 1/2 in each second takes two seconds in the mean.
+    assert waits[0, 0, 0] == pytest.approx(2.0)
+    assert waits[59, 0, 0] == pytest.approx(1.0)

@@ -14,7 +14,7 @@ import numpy as np
 from muster_scheduler.recovery.backoff import longest_pause_s
 from muster_scheduler.recovery.bounds import Measures, after, before, broken
 from muster_scheduler.recovery.costs import FloatArray, Work
-from muster_scheduler.recovery.induction import Problem, Table, table
+from muster_scheduler.recovery.induction import Problem, Table, seconds_held, table
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.posterior import Beliefs, Beta, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
@@ -89,8 +89,10 @@ def assess(
     # A migration's U and B are the same at any time: where they break a bound, no later one helps.
     static = after(failure, cluster, len(failure.tasks), free, 0.0, 0.0)
     never = set(broken(was, static, settings.bounds)) & {"U", "B"} and bool(failure.tasks)
-    solved = table(replace(problem, may_migrate=False) if never else problem)
-    costs, idle, excluded = _looked_up(failure, solved, len(problem.works_after))
+    if never:
+        problem = replace(problem, may_migrate=False)
+    solved = table(problem)
+    costs, excluded = _looked_up(failure, solved, len(problem.works_after))
     moving = _moving(failure, solved)
     options: dict[Action, Option] = {}
     for action, per_group in costs.items():
@@ -101,9 +103,13 @@ def assess(
         cost = float(per_group.sum() if never else np.minimum(moving, per_group).sum())
         tasks = [len(group.ids) for group in groups]
         count_moved = sum(tasks[g] for g in moved)
-        held_s = sum(tasks[g] * float(idle[action][g]) for g in everything if g not in moved)
-        share = held_s / (max(1, len(failure.tasks) - count_moved) * solved.horizon)
-        then = after(failure, cluster, count_moved, free, min(1.0, share), cost)
+        idle_share = 1.0
+        if settings.bounds.delta_u is not None:
+            idle = _idle_s(failure, problem, action)
+            held_s = sum(tasks[g] * float(idle[g]) for g in everything if g not in moved)
+            held = len(failure.tasks) - count_moved
+            idle_share = min(1.0, held_s / (max(1, held) * solved.horizon))
+        then = after(failure, cluster, count_moved, free, idle_share, cost)
         options[action] = Option(action, cost, moved, then, broken(was, then, settings.bounds))
     total = float(moving.sum())
     then = after(failure, cluster, len(failure.tasks), free, 0.0, total)
@@ -190,31 +196,37 @@ def _hazards(shares: list[float]) -> tuple[float, ...]:
 
 def _looked_up(
     failure: Failure, solved: Table, tries: int
-) -> tuple[dict[Action, FloatArray], dict[Action, FloatArray], dict[Action, str]]:
-    """Costs and seconds held per group of waiting and restarting; why one of them is missing."""
+) -> tuple[dict[Action, FloatArray], dict[Action, str]]:
+    """Costs per group of waiting and restarting; why one of them is missing."""
     costs: dict[Action, FloatArray] = {}
-    idle: dict[Action, FloatArray] = {}
     excluded: dict[Action, str] = {}
     t = failure.epoch
     if t >= solved.horizon:
         why = f"what is held for {solved.horizon} s is given away"
-        return costs, idle, {Action.WAIT: why, Action.RESTART: why}
+        return costs, {Action.WAIT: why, Action.RESTART: why}
     if failure.restarting_s is not None and tries:
         j = min(failure.restarting_s, solved.restarts.shape[2] - 1)
         costs[Action.RESTART] = solved.restarts[t, 0, j].astype(np.float64)
-        idle[Action.RESTART] = solved.idle_restarts[t, 0, j].astype(np.float64)
-        return costs, idle, {Action.WAIT: "a restart is under way"}
-    costs[Action.WAIT], idle[Action.WAIT] = solved.waits[t, 0], solved.idle_waits[t, 0]
+        return costs, {Action.WAIT: "a restart is under way"}
+    costs[Action.WAIT] = solved.waits[t, 0]
     if tries:
         costs[Action.RESTART] = solved.restarts[t, 0, 0].astype(np.float64)
-        idle[Action.RESTART] = solved.idle_restarts[t, 0, 0].astype(np.float64)
     elif not failure.can_restart:
         excluded[Action.RESTART] = "its supervisor is not reachable"
     elif not failure.restarts_left:
         excluded[Action.RESTART] = "no restarts left this hour"
     else:
         excluded[Action.RESTART] = f"it was restarted {failure.tried} times in vain"
-    return costs, idle, excluded
+    return costs, excluded
+
+
+def _idle_s(failure: Failure, problem: Problem, action: Action) -> FloatArray:
+    """Per group: for how many seconds it is expected to be held."""
+    waits, restarts = seconds_held(problem)
+    held: FloatArray = waits[failure.epoch, 0]
+    if action is Action.RESTART:
+        held = restarts[failure.epoch, 0, min(failure.restarting_s or 0, restarts.shape[2] - 1)]
+    return held
 
 
 def _moving(failure: Failure, solved: Table) -> FloatArray:

@@ -53,9 +53,9 @@ def ends(
     elsewhere can take the work; the groups take them in their order.
     """
     count = np.array([work.tasks for work in works], np.float64)
-    age = np.array([work.age_s for work in works])
-    remaining = np.array([max(work.remaining_s, 1e-3) for work in works])
-    stop = np.array([work.stop for work in works])
+    age = np.array([work.age_s for work in works], np.float64)
+    remaining = np.array([max(work.remaining_s, 1e-3) for work in works], np.float64)
+    stop = np.array([work.stop for work in works], np.bool_)
     away = silent_s + np.arange(settings.horizon_s + 1.0)[:, None]
     late = away + remaining * np.expm1(-away / remaining)
     empty = count * (away + age)

@@ -52,13 +52,11 @@ class Table:
 
     `waits` [horizon, R + 1, G]: wait now, then the best. `restarts` [horizon, R, J, G]: restart
     number r + 1 has been under way for j s: go on now, then the best. A restart ordered now has
-    j = 0. `ends`: what each end costs. `idle_*`: expected seconds for which the tasks are held.
+    j = 0. `ends`: what each end costs.
     """
 
     waits: FloatArray
     restarts: SmallArray
-    idle_waits: FloatArray
-    idle_restarts: SmallArray
     ends: Ends
 
     @property
@@ -86,47 +84,67 @@ def solve(problem: Problem) -> Table:
         problem.settings,
     )
     worked, failed, on = _restart_chances(problem, length)
-    ranges = [range_of_second(problem.silent_s + t) for t in range(horizon)]
-    waits = np.zeros((horizon, tries + 1, groups))
-    restarts = np.zeros((horizon, tries, length, groups), np.float32)
-    idle_waits = np.zeros((horizon, tries + 1, groups))
-    idle_restarts = np.zeros_like(restarts)
-    # What is known at the next epoch: cost and seconds held, down [R + 1] and restarting [R, J+1].
-    down = np.repeat(costs.moved_dead[None, horizon], tries + 1, axis=0)
+    solved = Table(
+        waits=np.zeros((horizon, tries + 1, groups)),
+        restarts=np.zeros((horizon, tries, length, groups), np.float32),
+        ends=costs,
+    )
+    # The least cost at the next epoch: down [R + 1, G] and restarting [R, J + 1, G].
+    down = np.repeat(costs.moved_dead[horizon][None], tries + 1, axis=0)
     down[0] = costs.moved[horizon]
-    going = np.repeat(costs.moved_dead[None, None, horizon], tries * (length + 1), axis=0)
-    going = going.reshape(tries, length + 1, groups)
-    idle_down, idle_going = np.zeros_like(down), np.zeros_like(going)
-    moved_down = np.empty_like(down)
+    going = np.zeros((tries, length + 1, groups)) + costs.moved_dead[horizon]
     for t in range(horizon - 1, -1, -1):
-        empty = costs.empty[t + 1]
-        back, kept = problem.back[ranges[t]], problem.with_work[ranges[t]]
-        q_go = worked * empty + failed * down[1:, None, :] + on * going[:, 1:, :]
-        i_go = 1.0 + failed * idle_down[1:, None, :] + on * idle_going[:, 1:, :]
-        q_wait = back * empty + (1.0 - back) * down
-        q_wait[0] += back * kept * (costs.with_work[t + 1] - empty)
-        i_wait = 1.0 + (1.0 - back) * idle_down
-        waits[t], idle_waits[t] = q_wait, i_wait
-        restarts[t], idle_restarts[t] = q_go, i_go
-        best, idle = q_wait, i_wait
+        at = range_of_second(problem.silent_s + t)
+        back, kept, empty = problem.back[at], problem.with_work[at], costs.empty[t + 1]
+        best = back * empty + (1.0 - back) * down
+        best[0] += back * kept * (costs.with_work[t + 1] - empty)
+        solved.waits[t] = best
         if tries:
-            best, idle = q_wait.copy(), i_wait.copy()
-            better = q_go[:, 0] < best[:-1]
-            best[:-1] = np.where(better, q_go[:, 0], best[:-1])
-            idle[:-1] = np.where(better, i_go[:, 0], idle[:-1])
-        going, idle_going = np.empty_like(going), np.zeros_like(idle_going)
-        going[:, :-1], idle_going[:, :-1] = q_go, i_go
-        going[:, -1] = costs.moved_dead[t]
+            go = worked * empty + failed * down[1:, None, :] + on * going[:, 1:, :]
+            solved.restarts[t] = go
+            best[:-1] = np.minimum(best[:-1], go[:, 0])
+            going[:, :-1] = go
+            # Past its deadline no restart goes on.
+            going[:, -1] = costs.moved_dead[t]
+            if problem.may_migrate:
+                np.minimum(going, costs.moved_dead[t], out=going)
         if problem.may_migrate:
-            moved_down[:] = costs.moved_dead[t]
-            moved_down[0] = costs.moved[t]
-            idle = np.where(moved_down < best, 0.0, idle)
-            best = np.minimum(moved_down, best)
-            gone = costs.moved_dead[t] < going
-            idle_going[gone] = 0.0
-            going = np.minimum(costs.moved_dead[t], going)
-        down, idle_down = best, idle
-    return Table(waits, restarts, idle_waits, idle_restarts, costs)
+            best[0] = np.minimum(best[0], costs.moved[t])
+            np.minimum(best[1:], costs.moved_dead[t], out=best[1:])
+        down = best
+    return solved
+
+
+@lru_cache(maxsize=CACHED_TABLES)
+def seconds_held(problem: Problem) -> tuple[FloatArray, FloatArray]:
+    """For how long tasks are expected to be held, shapes as the table's `waits` and `restarts`.
+
+    Needed only where U is bounded, and as dear as the table.
+    """
+    solved = table(problem)
+    costs, horizon = solved.ends, solved.horizon
+    _, failed, on = _restart_chances(problem, solved.restarts.shape[2])
+    waits = np.zeros(solved.waits.shape)
+    restarts = np.zeros(solved.restarts.shape)
+    down = np.zeros(solved.waits.shape[1:])
+    going = np.zeros((restarts.shape[1], restarts.shape[2] + 1, restarts.shape[3]))
+    for t in range(horizon - 1, -1, -1):
+        back = problem.back[range_of_second(problem.silent_s + t)]
+        waits[t] = 1.0 + (1.0 - back) * down
+        restarts[t] = 1.0 + failed * down[1:, None, :] + on * going[:, 1:, :]
+        cheapest = solved.waits[t].copy()
+        down = waits[t].copy()
+        if problem.works_after:
+            sooner = solved.restarts[t, :, 0] < cheapest[:-1]
+            down[:-1] = np.where(sooner, restarts[t, :, 0], down[:-1])
+            cheapest[:-1] = np.minimum(cheapest[:-1], solved.restarts[t, :, 0])
+            going[:, :-1] = restarts[t]
+            if problem.may_migrate:
+                going[:, :-1][costs.moved_dead[t] < solved.restarts[t]] = 0.0
+        if problem.may_migrate:
+            down[0][costs.moved[t] < cheapest[0]] = 0.0
+            down[1:][costs.moved_dead[t] < cheapest[1:]] = 0.0
+    return waits, restarts
 
 
 def _length(problem: Problem) -> int:

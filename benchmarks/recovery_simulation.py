@@ -45,11 +45,15 @@ CAUSES = {"crash": 0.40, "hang": 0.15, "reboot": 0.12, "cut": 0.25, "dead": 0.08
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """One failure as drawn: at `at_s`; `lasts_s` until the agent is back by itself, inf = never."""
+    """One failure as drawn: at `at_s`; `lasts_s` until the agent is back by itself, inf = never.
+
+    Whatever else is done, its machine is replaced `replaced_s` after the failure.
+    """
 
     at_s: float
     cause: str
     lasts_s: float
+    replaced_s: float
     found_s: float
     works_on: bool
     stop_killed_s: float
@@ -106,7 +110,7 @@ def _breakdowns(
             "hang": float(rng.lognormal(math.log(15), 0.8)) if rng.random() < 0.5 else math.inf,
             "reboot": float(rng.lognormal(math.log(45), 0.4)),
             "cut": float(rng.lognormal(math.log(20), 1.0)),
-            "dead": float(rng.uniform(200, 600)),
+            "dead": math.inf,
         }[cause]
         restarts = []
         for _ in range(40):
@@ -119,6 +123,7 @@ def _breakdowns(
                 at_s=at_s,
                 cause=cause,
                 lasts_s=lasts_s,
+                replaced_s=float(rng.uniform(200, 600)),
                 found_s=0.5 if cause == "crash" else float(rng.uniform(10, 12)),
                 works_on=cause == "cut" or (cause == "hang" and bool(rng.random() < 0.5)),
                 stop_killed_s=float(rng.uniform(9, 12)),
@@ -343,6 +348,7 @@ class Simulation:
             self._at(self.now_s + drawn.stop_killed_s, lambda: self._kill_stop(outage))
         if math.isfinite(drawn.lasts_s):
             self._at(self.now_s + drawn.lasts_s, lambda: self._mend(outage))
+        self._at(self.now_s + drawn.replaced_s, lambda: self._replace(outage))
 
     def _suspect(self, outage: Outage) -> None:
         if not outage.over:
@@ -354,7 +360,7 @@ class Simulation:
 
     def _mend(self, outage: Outage) -> None:
         """The agent is back by itself."""
-        if outage.over or (outage.ordered_s is not None or outage.tried):
+        if outage.over or outage.tried:
             return
         agent, drawn = outage.agent, outage.drawn
         if outage.down:
@@ -367,6 +373,18 @@ class Simulation:
                 self.now_s,
             )
         self._back(outage)
+
+    def _replace(self, outage: Outage) -> None:
+        """Another machine takes the agent's place."""
+        if outage.over:
+            return
+        outage.empty = True
+        self._drop(outage.agent, lambda _task, _token: False)
+        outage.agent.finished = []
+        if outage.tried:
+            self._back(outage)
+        else:
+            self._mend(outage)
 
     def _back(self, outage: Outage) -> None:
         """The agent serves again; held tasks that it does not have begin anew on it."""
@@ -471,6 +489,8 @@ class Simulation:
         self._at(self.now_s + pause + took_s, lambda: self._restart_ended(outage, worked, took_s))
 
     def _restart_ended(self, outage: Outage, worked: bool, took_s: float) -> None:
+        if outage.over:
+            return
         outage.ordered_s = None
         self.beliefs.restart_ended(str(outage.agent.index), outage.kind, worked, took_s, self.now_s)
         if worked:

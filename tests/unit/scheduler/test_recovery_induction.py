@@ -42,7 +42,7 @@ def problems(draw: st.DrawFn, horizon: int | None = None, groups: int = 1) -> Pr
     ranges = len(RANGES_S) + 1
     return Problem(
         works=tuple(draw(works) for _ in range(groups)),
-        silent_s=float(draw(st.integers(0, 130))),
+        silent_s=float(draw(st.integers(0, 15) | st.integers(0, 130))),
         free=draw(st.integers(0, capacity)),
         capacity=capacity,
         dead=dead,
@@ -261,3 +261,47 @@ def test_tasks_are_held_until_the_expected_return() -> None:
     # A return with chance 1/2 in each second takes two seconds in the mean.
     assert waits[0, 0, 0] == pytest.approx(2.0)
     assert waits[59, 0, 0] == pytest.approx(1.0)
+
+
+def test_who_is_given_away_a_second_later_is_held_for_one() -> None:
+    lost = Problem(
+        works=(Work(3, 0.0, 20.0, False), Work(3, 0.0, 20.0, True)),
+        silent_s=20.0,
+        free=100,
+        capacity=100,
+        dead=False,
+        may_migrate=True,
+        back=(0.0,) * (len(RANGES_S) + 1),
+        with_work=(0.0,) * (len(RANGES_S) + 1),
+        works_after=(0.0, 0.0),
+        over=(0.5, 1.0),
+        pauses=(0, 1),
+        settings=RecoverySettings(horizon_s=30),
+    )
+    waits, restarts = seconds_held(lost)
+    assert (waits == 1.0).all()
+    assert (restarts[:, :, :-1] == 1.0).all()
+    kept_waits, _ = seconds_held(replace(lost, may_migrate=False))
+    assert (kept_waits[:, 0] == 30.0 - np.arange(30)[:, None]).all()
+
+
+def test_a_stop_task_is_given_away_once_its_fence_has_gone() -> None:
+    """So a second of waiting costs it nothing, and the table must know."""
+    stop = Problem(
+        works=(Work(1, 0.0, 20.0, True),),
+        silent_s=10.0,
+        free=1_000,
+        capacity=1_000,
+        dead=False,
+        may_migrate=True,
+        back=(0.0,) * (len(RANGES_S) + 1),
+        with_work=(0.0,) * (len(RANGES_S) + 1),
+        works_after=(),
+        over=(),
+        pauses=(),
+        settings=RecoverySettings(horizon_s=30),
+    )
+    table = solve(stop)
+    assert table.ends.moved[:4, 0] == pytest.approx([15.0, 15.0, 15.0, 15.0], abs=1e-3)
+    assert table.ends.moved[4, 0] == pytest.approx(16.0, abs=1e-3)
+    assert table.waits[:4, 0, 0] == pytest.approx([15.0, 15.0, 15.0, 16.0], abs=1e-3)

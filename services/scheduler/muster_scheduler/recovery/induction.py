@@ -89,7 +89,8 @@ def solve(problem: Problem) -> Table:
         restarts=np.zeros((horizon, tries, length, groups), np.float32),
         ends=costs,
     )
-    # The least cost at the next epoch: down [R + 1, G] and restarting [R, J + 1, G].
+    # The least cost at the next epoch: down [R + 1, G] and restarting [R, J + 1, G]; no restart
+    # comes to the last of those seconds.
     down = np.repeat(costs.moved_dead[horizon][None], tries + 1, axis=0)
     down[0] = costs.moved[horizon]
     going = np.zeros((tries, length + 1, groups)) + costs.moved_dead[horizon]
@@ -104,8 +105,6 @@ def solve(problem: Problem) -> Table:
             solved.restarts[t] = go
             best[:-1] = np.minimum(best[:-1], go[:, 0])
             going[:, :-1] = go
-            # Past its deadline no restart goes on.
-            going[:, -1] = costs.moved_dead[t]
             if problem.may_migrate:
                 np.minimum(going, costs.moved_dead[t], out=going)
         if problem.may_migrate:

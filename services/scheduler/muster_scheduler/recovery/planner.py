@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from muster_scheduler.recovery.assess import Assessment, assess
+from muster_scheduler.recovery.assess import assess
 from muster_scheduler.recovery.decision import Decision
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.policies import rule
@@ -48,21 +49,35 @@ def decide_all(
 ) -> list[Decision]:
     """Chooses for failures of one moment, in the order given; they never count on the same slot.
 
-    Each is planned alone first; who gains most per slot by moving has the first choice.
+    Each is first planned alone with the spare slots and without them: whom they save most per slot
+    has the first choice.
     """
-    alone = [assess(f, cluster, beliefs, ledger, settings, now_s) for f in failures]
-    by_gain = sorted(range(len(failures)), key=lambda i: -_gain_per_slot(alone[i]))
+    gains = [
+        _worth_of_slots(f, cluster, beliefs, ledger, settings, now_s) if len(failures) > 1 else 0.0
+        for f in failures
+    ]
     decisions: dict[int, Decision] = {}
-    for index in by_gain:
+    for index in sorted(range(len(failures)), key=lambda i: -gains[i]):
         decisions[index] = decide(
             failures[index], cluster, beliefs, ledger, settings, now_s, policy
         )
     return [decisions[index] for index in range(len(failures))]
 
 
-def _gain_per_slot(seen: Assessment) -> float:
-    tasks = len(seen.failure.tasks)
-    held = [o.cost for a, o in seen.options.items() if a is not Action.MIGRATE]
-    if not tasks or not held:
-        return 0.0
-    return (min(held) - seen.options[Action.MIGRATE].cost) / tasks
+def _worth_of_slots(
+    failure: Failure,
+    cluster: Cluster,
+    beliefs: Beliefs,
+    ledger: SpareLedger,
+    settings: RecoverySettings,
+    now_s: float,
+) -> float:
+    """What the spare slots save this failure, per slot that it would take."""
+    least = [
+        min(option.cost for option in seen.options.values())
+        for seen in (
+            assess(failure, there, beliefs, ledger, settings, now_s)
+            for there in (replace(cluster, able_free=0), cluster)
+        )
+    ]
+    return (least[0] - least[1]) / max(1, min(len(failure.tasks), cluster.free))

@@ -469,7 +469,11 @@ class Simulation:
         if fence_s <= 0:
             self._enqueue(task)
         else:
-            self._at(self.now_s + fence_s, lambda: (self._enqueue(task), self._place())[1])
+            self._at(self.now_s + fence_s, lambda: self._unfence(task))
+
+    def _unfence(self, task: Task) -> None:
+        self._enqueue(task)
+        self._place()
 
     def _restart(self, outage: Outage) -> None:
         """Orders a restart unless one is under way or nobody can be told."""

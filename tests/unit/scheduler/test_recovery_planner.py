@@ -37,7 +37,7 @@ ROOMY = Cluster(used=(1,) * 10, slots=(8,) * 10, open_response_s=1_000.0)
 def failure(
     kind: FailureKind = DIED, *, ages: tuple[float, ...] = (5.0,) * 4, **more: Any
 ) -> Failure:
-    named = {"agent": "a7", "silent_s": 11.0, "slots": 8} | more
+    named: dict[str, Any] = {"agent": "a7", "silent_s": 11.0, "slots": 8} | more
     tasks = tuple(HeldTask(f"t{i}", age, 20.0) for i, age in enumerate(ages))
     return Failure(kind=kind, tasks=tasks, **named)
 

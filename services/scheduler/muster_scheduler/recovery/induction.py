@@ -122,11 +122,12 @@ def seconds_held(problem: Problem) -> tuple[FloatArray, FloatArray]:
     """
     solved = table(problem)
     costs, horizon = solved.ends, solved.horizon
-    _, failed, on = _restart_chances(problem, solved.restarts.shape[2])
+    tries, length = len(problem.works_after), _length(problem)
+    _, failed, on = _restart_chances(problem, length)
     waits = np.zeros(solved.waits.shape)
     restarts = np.zeros(solved.restarts.shape)
-    down = np.zeros(solved.waits.shape[1:])
-    going = np.zeros((restarts.shape[1], restarts.shape[2] + 1, restarts.shape[3]))
+    down = np.zeros((tries + 1, len(problem.works)))
+    going = np.zeros((tries, length + 1, len(problem.works)))
     for t in range(horizon - 1, -1, -1):
         back = problem.back[range_of_second(problem.silent_s + t)]
         waits[t] = 1.0 + (1.0 - back) * down

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from muster_monitor.alerting import inbox as module
+from muster_monitor.alerting.alerts import MAX_LABEL_CHARS, MAX_LABELS
 from muster_monitor.alerting.inbox import MAX_CONDITIONS, MAX_WAITING, FindingInbox
 from muster_monitor.findings import Finding, Severity
 
@@ -48,7 +48,7 @@ def test_conditions_are_bounded_and_their_ends_are_not_lost() -> None:
 
 def test_labels_beyond_the_bounds_are_dropped_and_counted() -> None:
     inbox = FindingInbox()
-    inbox.post([replace(finding(), labels={"agent": "x" * (module.MAX_LABEL_CHARS + 1)})])
-    inbox.post([replace(finding(), labels={str(n): "" for n in range(module.MAX_LABELS + 1)})])
+    inbox.post([replace(finding(), labels={"agent": "x" * (MAX_LABEL_CHARS + 1)})])
+    inbox.post([replace(finding(), labels={str(n): "" for n in range(MAX_LABELS + 1)})])
     assert inbox.dropped == 2
     assert not inbox.standing

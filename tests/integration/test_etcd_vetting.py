@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,9 @@ def test_a_damaged_etcd_is_refused_with_one_sentence(
     assert "replace it by 3.5.5 or newer" in said
 
 
-async def test_the_etcd_of_debian_is_good(tmp_path: Path) -> None:
+@pytest.fixture
+def debian_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    """Runs; skips where the package is not installed, or is another version."""
     if not _DEBIAN.exists():
         pytest.skip("no /usr/bin/etcd: apt-get install etcd-server")
     banner = subprocess.run([_DEBIAN, "--version"], capture_output=True, text=True, check=True)
@@ -69,16 +72,23 @@ async def test_the_etcd_of_debian_is_good(tmp_path: Path) -> None:
         pytest.skip(f"/usr/bin/etcd is {version}, not a good 3.4")
     etcd = DebianEtcd(tmp_path / "etcd")
     etcd.start()
-    registry = ServiceProcess("registry", tmp_path / "registry", environment("registry", etcd))
-    scheduler = ServiceProcess("scheduler", tmp_path / "scheduler", environment("scheduler", etcd))
+    yield etcd
+    etcd.stop()
+
+
+async def test_the_etcd_of_debian_is_good(debian_etcd: EtcdServer, tmp_path: Path) -> None:
+    services = [
+        ServiceProcess(name, tmp_path / name, environment(name, debian_etcd))
+        for name in ("registry", "scheduler")
+    ]
+    registry, scheduler = services
     try:
-        for service in (registry, scheduler):
+        for service in services:
             await asyncio.to_thread(service.start)
         await eventually(lambda: registry.get("/readyz")[0] == 200)
         # It has campaigned and won, and asks storage for a term.
         elected = "it is elected, and storage has not given it a term yet"
         await eventually(lambda: scheduler.get("/readyz") == (503, f"{elected}\n"))
     finally:
-        for service in (registry, scheduler):
+        for service in services:
             service.stop()
-        etcd.stop()

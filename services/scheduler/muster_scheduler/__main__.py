@@ -16,6 +16,7 @@ from muster.domain.policy import Policy
 from muster.etcd.client import EtcdClient
 from muster.etcd.election import Deposed, Elected, Election, observe
 from muster.etcd.keys import LEADER_KEY
+from muster.etcd.vetting import vet
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
@@ -83,11 +84,16 @@ class Scheduler:
         await http.start()
         client = EtcdClient(list(self._config.etcd))
         await client.open()
+        etcd_is_good = asyncio.Event()
         election = Election(client, ttl_s=self._config.leader_ttl_s, value=self._advertise.encode())
         try:
             async with asyncio.TaskGroup() as group:
                 work = [
-                    group.create_task(election.campaign(self._report), name="campaign"),
+                    group.create_task(
+                        vet(client, etcd_is_good, embedded=self._config.etcd_embedded),
+                        name="etcd's version",
+                    ),
+                    group.create_task(self._campaign(election, etcd_is_good), name="campaign"),
                     group.create_task(self._observe(client), name="observe"),
                     group.create_task(self._lead_when_elected(election, client), name="lead"),
                     group.create_task(self._warming.watch(), name="warm"),
@@ -107,6 +113,10 @@ class Scheduler:
             await client.close()
             for channel in (self._storage, self._registry, *self._monitors):
                 await channel.close()
+
+    async def _campaign(self, election: Election, etcd_is_good: asyncio.Event) -> None:
+        await etcd_is_good.wait()
+        await election.campaign(self._report)
 
     def _report(self, change: Elected | Deposed) -> None:
         leader = self.service.leader

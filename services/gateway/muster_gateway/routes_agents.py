@@ -218,7 +218,10 @@ ROUTES: tuple[Route, ...] = (
         "cluster",
         (
             Answer(
-                200, "Scheduling goes on; `accepted` is what was wrong.", documents.AcceptedStore
+                200,
+                "Scheduling goes on; `accepted` is what was wrong.",
+                documents.AcceptedStore,
+                example={"accepted": "Redis was rolled back by 5.2 s"},
             ),
         ),
         about="What the store has lost is lost, and what it believes to be open runs again.",

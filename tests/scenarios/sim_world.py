@@ -61,6 +61,7 @@ class World:
         # Until then everything sleeps, as on a machine that was closed.
         self.asleep_until_ms = 0
         self.strategy = self.rng.choice(STRATEGIES)
+        self.recovery = RECOVERIES[seed % len(RECOVERIES)]
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
         self._holds_back = self.rng.random() < 0.5
         self.machines = {

@@ -234,6 +234,9 @@ _EVENT_NAMES: Mapping[int, str] = {
     storage_pb2.EVENT_KIND_AGENT_WISH_CHANGED: "agent.wish_changed",
     storage_pb2.EVENT_KIND_LEADER_CHANGED: "leader.changed",
     storage_pb2.EVENT_KIND_TASK_STRAGGLER: "task.straggler",
+    storage_pb2.EVENT_KIND_AGENT_RECOVERY: "agent.recovery",
+    storage_pb2.EVENT_KIND_CLUSTER_ALARM: "cluster.alarm",
+    storage_pb2.EVENT_KIND_TASK_STUCK: "task.stuck",
 }
 
 

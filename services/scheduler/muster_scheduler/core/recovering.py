@@ -21,7 +21,7 @@ from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import restarting, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
 from muster_scheduler.core.foretelling import elapsed_s
-from muster_scheduler.core.records import AgentEntry, Now, OpenTask
+from muster_scheduler.core.records import SUSPECT_DEATHS, AgentEntry, Now, OpenTask
 from muster_scheduler.core.recoveries import MAX_ACTIONS, MAX_OPEN_RECOVERIES, Recovery
 from muster_scheduler.core.recovery_view import cluster_of, failure_of, is_reachable
 from muster_scheduler.core.state import ClusterState
@@ -120,7 +120,9 @@ def joined(state: ClusterState, agent: AgentEntry, now: Now) -> None:
         return
     for task in recovery.rejoining:
         waits = task.status.state is TaskState.PENDING and not task.queued
-        if waits and state.tasks.get(task.id) is task and task.id not in state.suspects:
+        # One that is to run alone has its pause to the end: it stands in no queue afterwards.
+        plain = task.status.agent_deaths < SUSPECT_DEATHS
+        if waits and plain and state.tasks.get(task.id) is task:
             state.enqueue(task)
     recovery.rejoining.clear()
     recovery.back_boot_ms = now.boot_ms

@@ -1,4 +1,4 @@
-"""Recoveries outside the leader's core: their records in storage, events, figures, what was learned.
+"""Recoveries beyond the core: their records in storage, events, figures, what was learned.
 
 All of it lies under a tenant of its own, RECOVERY_TENANT:
 

@@ -1,4 +1,4 @@
-"""A recovery as it is kept and shown: plain values, and one sentence that an operator understands."""
+"""A recovery as it is kept and shown: plain values, and one sentence for operators."""
 
 from __future__ import annotations
 

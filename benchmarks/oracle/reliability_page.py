@@ -42,8 +42,9 @@ ROWS: Mapping[str, str] = {
     "0.1 s: none may be later than the beginning of the next attempt.",
     "23": "The same with packets of one direction, which one the seed says. TCP stalls either way.",
     "24": "The connections of both schedulers to etcd carry nothing for 12 s: what runs ends and "
-    "is recorded, nothing is placed. Then the standby's carry again: it takes the term, and the old "
-    "leader steps down though it is still cut off. Detection is until the standby has the term.",
+    "is recorded, nothing is placed. Then the standby's carry again: it takes the term, and the "
+    "old leader steps down though it is still cut off. Detection is until the standby has the "
+    "term.",
     "25": "Each packet between agents and services is late by 200 ms, each way, and 10 % vanish, "
     "for 2 min. Half a task a second and agent is sent meanwhile; more than TCP carries over such "
     "a wire would be another fault.",
@@ -53,12 +54,13 @@ ROWS: Mapping[str, str] = {
     "27": "Requests arrive and their replies are lost, on each kind of link.",
     "28": "Three of five agents are killed at once and stay away.",
     "29": "The wall clock of all of Muster's processes, of its services or of its agents is set "
-    "one hour ahead and one hour behind while tasks with deadlines run. Only Muster is told the wrong "
-    "time: gRPC, Redis and etcd keep theirs.",
+    "one hour ahead and one hour behind while tasks with deadlines run. Only Muster is told the "
+    "wrong time: gRPC, Redis and etcd keep theirs.",
     "30": "Each task is cancelled at about the time when it ends.",
     "31": "A task kills the runtime of whoever runs it.",
     "32": "Peak: what clients that wait for their answers get done. Then ten times as many "
-    "requests are sent, whether answered or not, by other processes than the cluster's on other cores.",
+    "requests are sent, whether answered or not, by other processes than the cluster's on other "
+    "cores.",
     "33": "An agent is told to end while its tasks run.",
     "34": "The runtime of an agent is killed again and again.",
     "35": "Each call of a store or of etcd fails once.",

@@ -233,9 +233,7 @@ class AlertArchive:
     # ------------------------------------------------------------------ calls
 
     async def _get_all(self, keys: Sequence[str]) -> list[tuple[bytes, str]]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._get(key)) for key in keys]
-        return [task.result() for task in tasks]
+        return await asyncio.gather(*(self._get(key) for key in keys))
 
     async def _get(self, key: str) -> tuple[bytes, str]:
         request = storage_pb2.GetValueRequest(tenant=MONITOR_TENANT, key=key)

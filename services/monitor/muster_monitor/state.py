@@ -10,6 +10,8 @@ from muster.rpc.listeners import Signal
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
+from muster_monitor.senses import KeptFindings, Senses
+from muster_monitor.service_figures import Target
 from muster_monitor.suspicions import SuspicionBoard
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES, TaskLogs
 
@@ -58,12 +60,16 @@ class MonitorState:
         self,
         settings: DetectorSettings | None = None,
         log_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        targets: Sequence[Target] = (),
+        instance: str = "",
     ) -> None:
         self.table = FailureTable(settings)
         self.board = SuspicionBoard()
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
+        self.findings = KeptFindings()
+        self.senses = Senses(self.findings, targets, instance)
         self.registered: dict[AgentId, int] = {}
         self.registry_seen = False
         # Unix ms of each agent's newest report.
@@ -88,7 +94,8 @@ class MonitorState:
         if signal is not None and not len(signal):
             del self._log_readers[(tenant, task)]
 
-    def forget(self, agent: AgentId) -> None:
+    def forget(self, agent: AgentId, at_ms: int) -> None:
         """Nothing was heard of it for longer than its metrics are kept."""
         self.agent_lines.forget(agent)
+        self.senses.forget(agent, at_ms, registered=agent in self.registered)
         self.last_seen_ms.pop(agent, None)

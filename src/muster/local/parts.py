@@ -210,6 +210,8 @@ def _service(plan: ClusterPlan, name: str, base: Mapping[str, str]) -> Part:
         }
     else:
         env["MUSTER_LISTEN"] = _at(plan, name)
+    if name == "monitor":
+        env |= _monitor(plan, base)
     if name == "storage":
         env |= {
             "MUSTER_REDIS_URL": redis_url(plan),
@@ -224,6 +226,15 @@ def _service(plan: ClusterPlan, name: str, base: Mapping[str, str]) -> Part:
         _SERVICE_STAGE.get(name, Stage.SERVICE),
         ready_port=plan.ports["http" if name == "gateway" else f"{name}_metrics"],
     )
+
+
+def _monitor(plan: ClusterPlan, base: Mapping[str, str]) -> dict[str, str]:
+    """The pages that rules look at, and the operator's rules from where he stands."""
+    pages = [f"{name}={_at(plan, f'{name}_metrics')}" for name in SERVICES if name != "monitor"]
+    env = {"MUSTER_MONITOR_SCRAPE": ",".join(pages)}
+    if rules := base.get("MUSTER_MONITOR_RULES", ""):
+        env["MUSTER_MONITOR_RULES"] = str(plan.work_dir / rules)
+    return env
 
 
 def _agent(plan: ClusterPlan, ident: str, base: Mapping[str, str]) -> Part:

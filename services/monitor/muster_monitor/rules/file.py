@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,14 +23,16 @@ _NAMED_MISTAKES = 3
 def read_file(path: Path) -> tuple[RuleSet, list[Mistake]]:
     """The rules of a file. A file that cannot be opened is a mistake as well."""
     try:
-        # Not more than needed to see that it is too large: it may be a device without an end.
+        # Not to wait at a pipe, and not to read more than shows that it is too large.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return RuleSet(), [Mistake(0, "file", str(path), "a regular file")]
             encoded = file.read(MAX_RULES_BYTES + 1)
     except OSError as error:
         said = error.strerror or type(error).__name__
         return RuleSet(), [Mistake(0, "file", str(path), f"a file that can be read ({said})")]
-    return read_rules(encoded or b"")
+    return read_rules(encoded)
 
 
 def stamp_of(path: Path) -> tuple[int, int, int] | None:

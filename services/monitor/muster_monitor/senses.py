@@ -6,7 +6,6 @@ a few milliseconds, and never raise on what agents send.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -30,17 +29,7 @@ MAX_SUBJECT_LABELS = 64
 class FindingSink(Protocol):
     """Takes findings; must not block and must not raise."""
 
-    def post(self, findings: list[Finding]) -> None: ...
-
-
-class KeptFindings:
-    """The newest findings, for want of anybody who makes alerts of them."""
-
-    def __init__(self) -> None:
-        self.newest: deque[Finding] = deque(maxlen=1_000)
-
-    def post(self, findings: list[Finding]) -> None:
-        self.newest.extend(findings)
+    def post(self, findings: Iterable[Finding], /) -> None: ...
 
 
 class Senses:

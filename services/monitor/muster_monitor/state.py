@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.rpc.listeners import Signal
+from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
-from muster_monitor.senses import KeptFindings, Senses
+from muster_monitor.senses import Senses
 from muster_monitor.service_figures import Target
 from muster_monitor.suspicions import SuspicionBoard
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES, TaskLogs
@@ -65,10 +66,11 @@ class MonitorState:
     ) -> None:
         self.table = FailureTable(settings)
         self.board = SuspicionBoard()
+        # What detectors have to say goes here, and becomes alerts.
+        self.findings = FindingInbox()
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
-        self.findings = KeptFindings()
         self.senses = Senses(self.findings, targets, instance)
         self.registered: dict[AgentId, int] = {}
         self.registry_seen = False

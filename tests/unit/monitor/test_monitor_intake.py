@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.monitor.finding_list import FindingList
 
 from muster.api.v1 import monitor_pb2 as pb
 from muster.api.v1 import registry_pb2
@@ -16,6 +17,7 @@ from muster.domain.ids import AgentId, request_prefix, task_id
 from muster_monitor import metrics
 from muster_monitor.intake import LINES_BURST, Intake
 from muster_monitor.roster import apply
+from muster_monitor.senses import Senses
 from muster_monitor.state import MonitorState
 
 A = AgentId("a")
@@ -23,8 +25,17 @@ TASK = task_id(request_prefix(TENANT, "k", 1), 0)
 WALL_MS = 1_790_000_000_000
 
 
-def state_knowing(*agents: str) -> MonitorState:
-    state = MonitorState()
+class Heard(MonitorState):
+    """A monitor's state whose findings are a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = FindingList()
+        self.senses = Senses(self.told)
+
+
+def state_knowing(*agents: str) -> Heard:
+    state = Heard()
     message = registry_pb2.WatchAgentsResponse(snapshot=True, revision=1)
     for name in agents:
         record = message.agents.add(incarnation=3)
@@ -46,8 +57,8 @@ def dropped(reason: str) -> float:
     return metrics.DROPPED.labels(reason)._value.get()
 
 
-def told(state: MonitorState) -> list[tuple[str, bool]]:
-    return [(finding.rule, finding.active) for finding in state.findings.newest]
+def told(state: Heard) -> list[tuple[str, bool]]:
+    return [(finding.rule, finding.active) for finding in state.told.newest]
 
 
 def test_figures_are_judged_with_the_agents_labels() -> None:
@@ -55,7 +66,7 @@ def test_figures_are_judged_with_the_agents_labels() -> None:
     intake = Intake(state)
     intake.take(report(metrics={"host_memory_ratio": 0.99}), 1_000, WALL_MS)
     assert told(state) == [("agent_memory_high", True), ("agent_memory_full", True)]
-    assert state.findings.newest[0].labels == {"agent": "a", "zone": "north"}
+    assert state.told.newest[0].labels == {"agent": "a", "zone": "north"}
     intake.take(report(2, metrics={"host_memory_ratio": 0.5}), 2_000, WALL_MS + 1_000)
     assert told(state)[2:] == [("agent_memory_high", False), ("agent_memory_full", False)]
 
@@ -90,7 +101,7 @@ def test_a_wrong_clock_hides_nothing(at_ms: int) -> None:
     sample = state.rings.newest(A)
     assert sample is not None
     assert sample.at_ms == WALL_MS
-    assert {finding.at_ms for finding in state.findings.newest} == {WALL_MS}
+    assert {finding.at_ms for finding in state.told.newest} == {WALL_MS}
 
 
 def test_another_incarnation_is_refused_in_a_stream_and_ignored_in_its_own() -> None:
@@ -119,7 +130,7 @@ def test_an_agent_that_nobody_registered_is_counted_and_not_judged() -> None:
     assert dropped("unknown_agent") == before + 1
     assert told(state) == []
     # Before the registry has spoken nobody is unknown.
-    fresh = MonitorState()
+    fresh = Heard()
     Intake(fresh).take(report(metrics={"host_disk_ratio": 0.99}), 1_000, WALL_MS)
     assert ("agent_disk_full", True) in told(fresh)
 
@@ -220,8 +231,8 @@ def test_no_report_wedges_the_monitor(
         assert intake.acks.waiting <= 1
     state.senses.read_lines(1_000, now_ms, WALL_MS)
     state.senses.sweep(now_ms, WALL_MS)
-    assert all(math.isfinite(f.value) or math.isnan(f.value) for f in state.findings.newest)
-    assert all(f.summary.isprintable() for f in state.findings.newest)
+    assert all(math.isfinite(f.value) or math.isnan(f.value) for f in state.told.newest)
+    assert all(f.summary.isprintable() for f in state.told.newest)
     # And it is still heard.
     Intake(state).take(report(99, incarnation=9), now_ms + 1, WALL_MS)
     assert state.table.incarnation(A) == 9

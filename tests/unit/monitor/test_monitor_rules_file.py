@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.unit.monitor.finding_list import FindingList
+
 from muster.domain.ids import AgentId
 from muster_monitor.rules.file import RulesFile
 from muster_monitor.rules.located import MAX_RULES_BYTES
-from muster_monitor.senses import RULES_INVALID, KeptFindings, Senses
+from muster_monitor.senses import RULES_INVALID, Senses
 
 SOUND = "builtin: false\nrules: [{name: %s, metric: m, above: 1}]\n"
 
@@ -18,7 +20,7 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sink = KeptFindings()
+        self.sink = FindingList()
         self.senses = Senses(self.sink, instance="m:1")
         take, refuse = self.senses.new_rules(lambda: 7), self.senses.broken_rules(lambda: 7)
         self.file = RulesFile(path, take, refuse)

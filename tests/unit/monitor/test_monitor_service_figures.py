@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.polling import eventually
+from tests.unit.monitor.finding_list import FindingList
 
 from muster.domain.errors import InvalidInput
 from muster_monitor import scrape
 from muster_monitor.rules.figures import FigureJudge
 from muster_monitor.rules.reading import read_rules
 from muster_monitor.rules.schema import Source
-from muster_monitor.senses import KeptFindings, Senses
+from muster_monitor.senses import Senses
 from muster_monitor.service_figures import MAX_SERIES, Series, ServiceFigures, Target, parse_page
 
 PAGE = """\
@@ -185,7 +186,7 @@ async def test_services_that_hang_or_are_away_are_told_and_hold_up_nobody(
         await reader.read()
         writer.close()
 
-    sink = KeptFindings()
+    sink = FindingList()
     async with serving(hang) as hung, serving(saying(b"HTTP/1.1 200 OK\r\n\r\nm 1\n")) as well:
         gone = Target("gateway", "127.0.0.1:1")
         targets = [Target("storage", hung), gone, Target("registry", well)]

@@ -54,7 +54,7 @@ def report(
 
 
 def dropped(reason: str) -> float:
-    return metrics.DROPPED.labels(reason)._value.get()
+    return float(metrics.DROPPED.labels(reason)._value.get())
 
 
 def told(state: Heard) -> list[tuple[str, bool]]:

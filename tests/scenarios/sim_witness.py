@@ -161,7 +161,10 @@ class Witness:
         if silent_ms >= SILENT_AND_LEASELESS_MS:
             return
         for ref in dropped:
-            truth = self._leader.world.books.attempts[ref.task_id, ref.attempt]
+            truth = self._leader.world.books.attempts.get((ref.task_id, ref.attempt))
+            if truth is None or (ident, truth.incarnation) in self.buried:
+                # Never pushed; or held since a supervisor told of the death, and now given away.
+                continue
             waited_ms = self._leader.kernel.now_ms - truth.pushed_ms
             never_began = not truth.started and waited_ms * FASTEST >= UNSTARTED_MS
             if truth.incarnation >= agent.incarnation and not never_began:

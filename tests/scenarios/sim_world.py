@@ -25,6 +25,7 @@ from tests.scenarios.sim_store import SimStore
 
 from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.ids import AgentId, TaskId
+from muster.domain.policy import RECOVERIES
 from muster.domain.task import POISON_DEATHS, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster_scheduler.core.records import AgentEntry
@@ -61,6 +62,7 @@ class World:
         self.leaders: list[SimLeader] = []
         self.incarnations: dict[tuple[AgentId, int], Runtime] = {}
         self.strategy = self.rng.choice(STRATEGIES)
+        self.recovery = RECOVERIES[seed // OVERTAKING_SEEDS % len(RECOVERIES)]
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
         self.holds_back = self.rng.random() < 0.5
         self.machines = {

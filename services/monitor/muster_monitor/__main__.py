@@ -19,6 +19,7 @@ from muster.rpc.clock import boot_ms, wall_ms
 from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
 from muster.rpc.server import RpcServer
+from muster_monitor.alerting.office import AlertOffice, monitor_name
 from muster_monitor.config import Config
 from muster_monitor.judge import judge
 from muster_monitor.log_reader import LogReader
@@ -50,11 +51,16 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     state = MonitorState(config.detector, config.log_memory_bytes, config.scrape, config.listen)
     storage = ServiceChannel(config.storage, secret=config.secret, what="storage")
     registry = ServiceChannel(config.registry, secret=config.secret, what="registry")
+    # The tail of events rotates through the addresses on its own.
+    events = ServiceChannel(config.storage, secret=config.secret, what="storage")
+    name = monitor_name(config.listen)
+    office = AlertOffice(state, storage, events, config.alerting, name, boot_ms, wall_ms)
     store, ends = LogStore(state, storage, boot_ms), TaskEnds(storage)
     reader = LogReader(state, store, ends, boot_ms, wall_ms)
     server = RpcServer(config.listen, secret=config.secret, service="monitor")
     server.add(
-        add_MonitorServiceServicer_to_server, MonitorService(state, reader, boot_ms, wall_ms)
+        add_MonitorServiceServicer_to_server,
+        MonitorService(state, reader, office.desk, boot_ms, wall_ms),
     )
     senses, take = state.senses, partial(apply, state, wall_ms)
     templates = TemplateStore(senses.lines, storage)
@@ -82,6 +88,7 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
             group.create_task(
                 watch_services(config.scrape, senses, boot_ms, wall_ms), name="services"
             ),
+            group.create_task(office.run(), name="alerts"),
         ]
         if rules is not None:
             work.append(group.create_task(rules.run(), name="rules"))
@@ -97,8 +104,11 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
                 task.cancel()
             await store.drain(_DRAIN_S)
             await templates.drain(_DRAIN_S)
+            # The alert desk hands over before its channel is closed.
+            await asyncio.wait(work, timeout=_DRAIN_S)
             figures.unregister(collector)
             await storage.close()
+            await events.close()
             await registry.close()
 
 

@@ -30,6 +30,8 @@ class Config:
     log_memory_bytes: int = DEFAULT_MEMORY_BYTES
     rules: Path | None = None
     scrape: tuple[Target, ...] = ()
+    # The document of receivers; "" = nobody is told of alerts.
+    alerting: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -61,6 +63,7 @@ class Config:
             log_memory_bytes=int(log_memory_bytes),
             rules=Path(path) if (path := environ.get("MUSTER_MONITOR_RULES", "")) else None,
             scrape=_targets(environ, "MUSTER_MONITOR_SCRAPE"),
+            alerting=environ.get("MUSTER_MONITOR_ALERTING", ""),
         )
 
 

@@ -20,6 +20,7 @@ def apply(state: MonitorState, wall_ms: Callable[[], int], message: pb.WatchAgen
         agent = AgentId(record.spec.id)
         state.registered[agent] = record.incarnation
         senses.registered(agent, record.spec.labels, (s.name for s in record.spec.skills))
+        state.remember_tenant(agent, record.spec.tenant)
     for ident in message.removed:
         state.registered.pop(AgentId(ident), None)
     state.registry_seen = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.oracle import agent_faults as agents
+from benchmarks.oracle import crowd_faults as crowds
 from benchmarks.oracle import partition_faults as partitions
 from benchmarks.oracle import service_faults as services
 from benchmarks.oracle import stall_faults as stalls
@@ -32,11 +33,13 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     partitions.LossyNetwork,
     stalls.Blackhole,
     services.RepliesLost,
+    crowds.MostVanish,
     stalls.ClockJumps,
     CancelRace,
     agents.Poison,
     Overload,
     agents.AgentDrained,
+    crowds.Flapping,
 )
 FAULTS: Mapping[str, Callable[[], Fault]] = {make().number: make for make in _ALL}
 

@@ -9,6 +9,7 @@ from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId, TenantId, parse_agent_id, parse_task_id
 from muster_monitor import metrics
 from muster_monitor.acknowledgements import Acknowledgements
+from muster_monitor.failure_detector import Verdict
 from muster_monitor.log_lines import Line, cut_text
 from muster_monitor.state import AGENT_LINE_BYTES, MonitorState
 from muster_monitor.task_logs import LogKey
@@ -37,6 +38,7 @@ class Intake:
         self._incarnation = 0
         self.acks = Acknowledgements()
         self.leaving = False
+        self._told = False
 
     def take(self, report: pb.ReportRequest, now_ms: int, wall_ms: int) -> None:
         """`now_ms` is monotonic. Raises InvalidInput when the stream is not what it must be.
@@ -47,14 +49,27 @@ class Intake:
         metrics.REPORTS.inc()
         current = self._state.table.observe(self._agent, self._incarnation, now_ms)
         if current:
+            self._heard(wall_ms)
             self._state.last_seen_ms[self._agent] = wall_ms
             self._state.rings.add(self._agent, report.at_ms, report.metrics, wall_ms)
         needs = self._lines(report, now_ms)
         needs += self._ends(report, now_ms)
         if report.leaving:
             self.leaving = True
-            self._state.table.leave(self._agent, self._incarnation)
+            if self._state.table.leave(self._agent, self._incarnation):
+                self._unheard(wall_ms)
         self.acks.received(report.seq, needs)
+
+    def _heard(self, wall_ms: int) -> None:
+        if not self._told:
+            self._told = True
+            if self._state.board.hears(self._agent, self._incarnation, wall_ms):
+                self._state.suspicions_changed.fire()
+
+    def _unheard(self, wall_ms: int) -> None:
+        verdict = Verdict(self._agent, self._incarnation, False, 0.0, "it left")
+        self._state.board.post(verdict, wall_ms, heard=False)
+        self._state.suspicions_changed.fire()
 
     def advance(self) -> int:
         """The sequence number up to which everything is kept."""

@@ -38,7 +38,7 @@ def look(state: MonitorState, now_ms: int, wall_ms: int) -> None:
         _LOG.warning("the monitor itself was held up", stalled_ms=lag_ms)
     changes = state.table.verdicts(now_ms)
     for verdict in changes:
-        state.board.post(verdict, wall_ms)
+        state.board.post(verdict, wall_ms, heard=state.table.incarnation(verdict.agent) > 0)
         if verdict.suspected:
             metrics.SUSPICIONS.inc()
         _LOG.warning(

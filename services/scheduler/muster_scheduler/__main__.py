@@ -22,6 +22,7 @@ from muster.rpc.process import run
 from muster.rpc.server import RpcServer
 from muster_scheduler import metrics
 from muster_scheduler.config import Config
+from muster_scheduler.core.witnesses import Witnesses
 from muster_scheduler.errors import passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
 from muster_scheduler.learner import Learner
@@ -46,8 +47,10 @@ class Scheduler:
         self.service = SchedulerService(version("muster-cluster"))
         self._storage = ServiceChannel(config.storage, secret=self._secret, what="storage")
         self._registry = ServiceChannel(config.registry, secret=self._secret, what="registry")
+        several = len(config.monitors) > 1
         self._monitors = [
-            ServiceChannel([m], secret=self._secret, what="monitor") for m in config.monitors
+            ServiceChannel([m], secret=self._secret, what="monitor", brisk=several)
+            for m in config.monitors
         ]
         self._warming = Warming()
         self._elected = asyncio.Event()
@@ -178,8 +181,10 @@ class Scheduler:
                     learner = Learner(leader, self._config.learn_every_s)
                     group.create_task(learner.run(), name="learner")
                 group.create_task(follow_registry(leader, self._registry), name="registry")
+                witnesses = Witnesses()
                 for monitor in self._monitors:
-                    group.create_task(follow_monitor(leader, monitor), name="monitor")
+                    following = follow_monitor(leader, monitor, witnesses)
+                    group.create_task(following, name="monitor")
         finally:
             self.service.leader = None
             metrics.forget_leadership()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmuster/api/v1/monitor.proto\x12\rmuster.api.v1\"\x98\x02\n\rReportRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).muster.api.v1.ReportRequest.MetricsEntry\x12%\n\x05lines\x18\x06 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12#\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x15.muster.api.v1.LogEnd\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa0\x01\n\x07LogLine\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12(\n\x06stream\x18\x05 \x01(\x0e\x32\x18.muster.api.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x03\":\n\x06LogEnd\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1d\n\x0eReportResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"\x16\n\x14WatchFailuresRequest\"W\n\x15WatchFailuresResponse\x12,\n\nsuspicions\x18\x01 \x03(\x0b\x32\x18.muster.api.v1.Suspicion\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"k\n\tSuspicion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x11\n\tsuspected\x18\x03 \x01(\x08\x12\x0b\n\x03phi\x18\x04 \x01(\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\"R\n\x0eReadLogRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"K\n\x0fReadLogResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"4\n\x11GetMetricsRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\"A\n\x12GetMetricsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.muster.api.v1.AgentSamples\"\x86\x01\n\x0c\x41gentSamples\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03phi\x18\x03 \x01(\x01\x12\x17\n\x0flast_seen_at_ms\x18\x04 \x01(\x03\x12,\n\x07samples\x18\x05 \x03(\x0b\x32\x1b.muster.api.v1.MetricSample\"\x85\x01\n\x0cMetricSample\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x37\n\x06values\x18\x02 \x03(\x0b\x32\'.muster.api.v1.MetricSample.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x7f\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x12\n\x0eLOG_STREAM_LOG\x10\x03\x12\x14\n\x10LOG_STREAM_AGENT\x10\x04\x32\xd8\x02\n\x0eMonitorService\x12I\n\x06Report\x12\x1c.muster.api.v1.ReportRequest\x1a\x1d.muster.api.v1.ReportResponse(\x01\x30\x01\x12\\\n\rWatchFailures\x12#.muster.api.v1.WatchFailuresRequest\x1a$.muster.api.v1.WatchFailuresResponse0\x01\x12J\n\x07ReadLog\x12\x1d.muster.api.v1.ReadLogRequest\x1a\x1e.muster.api.v1.ReadLogResponse0\x01\x12Q\n\nGetMetrics\x12 .muster.api.v1.GetMetricsRequest\x1a!.muster.api.v1.GetMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmuster/api/v1/monitor.proto\x12\rmuster.api.v1\"\x98\x02\n\rReportRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).muster.api.v1.ReportRequest.MetricsEntry\x12%\n\x05lines\x18\x06 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12#\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x15.muster.api.v1.LogEnd\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa0\x01\n\x07LogLine\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12(\n\x06stream\x18\x05 \x01(\x0e\x32\x18.muster.api.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x03\":\n\x06LogEnd\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1d\n\x0eReportResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"\x16\n\x14WatchFailuresRequest\"W\n\x15WatchFailuresResponse\x12,\n\nsuspicions\x18\x01 \x03(\x0b\x32\x18.muster.api.v1.Suspicion\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"|\n\tSuspicion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x11\n\tsuspected\x18\x03 \x01(\x08\x12\x0b\n\x03phi\x18\x04 \x01(\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\x0f\n\x07unheard\x18\x07 \x01(\x08\"R\n\x0eReadLogRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"K\n\x0fReadLogResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"4\n\x11GetMetricsRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\"A\n\x12GetMetricsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.muster.api.v1.AgentSamples\"\x86\x01\n\x0c\x41gentSamples\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03phi\x18\x03 \x01(\x01\x12\x17\n\x0flast_seen_at_ms\x18\x04 \x01(\x03\x12,\n\x07samples\x18\x05 \x03(\x0b\x32\x1b.muster.api.v1.MetricSample\"\x85\x01\n\x0cMetricSample\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x37\n\x06values\x18\x02 \x03(\x0b\x32\'.muster.api.v1.MetricSample.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x7f\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x12\n\x0eLOG_STREAM_LOG\x10\x03\x12\x14\n\x10LOG_STREAM_AGENT\x10\x04\x32\xd8\x02\n\x0eMonitorService\x12I\n\x06Report\x12\x1c.muster.api.v1.ReportRequest\x1a\x1d.muster.api.v1.ReportResponse(\x01\x30\x01\x12\\\n\rWatchFailures\x12#.muster.api.v1.WatchFailuresRequest\x1a$.muster.api.v1.WatchFailuresResponse0\x01\x12J\n\x07ReadLog\x12\x1d.muster.api.v1.ReadLogRequest\x1a\x1e.muster.api.v1.ReadLogResponse0\x01\x12Q\n\nGetMetrics\x12 .muster.api.v1.GetMetricsRequest\x1a!.muster.api.v1.GetMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTREQUEST_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_METRICSAMPLE_VALUESENTRY']._loaded_options = None
   _globals['_METRICSAMPLE_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_LOGSTREAM']._serialized_start=1360
-  _globals['_LOGSTREAM']._serialized_end=1487
+  _globals['_LOGSTREAM']._serialized_start=1377
+  _globals['_LOGSTREAM']._serialized_end=1504
   _globals['_REPORTREQUEST']._serialized_start=47
   _globals['_REPORTREQUEST']._serialized_end=327
   _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=281
@@ -52,21 +52,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHFAILURESRESPONSE']._serialized_start=607
   _globals['_WATCHFAILURESRESPONSE']._serialized_end=694
   _globals['_SUSPICION']._serialized_start=696
-  _globals['_SUSPICION']._serialized_end=803
-  _globals['_READLOGREQUEST']._serialized_start=805
-  _globals['_READLOGREQUEST']._serialized_end=887
-  _globals['_READLOGRESPONSE']._serialized_start=889
-  _globals['_READLOGRESPONSE']._serialized_end=964
-  _globals['_GETMETRICSREQUEST']._serialized_start=966
-  _globals['_GETMETRICSREQUEST']._serialized_end=1018
-  _globals['_GETMETRICSRESPONSE']._serialized_start=1020
-  _globals['_GETMETRICSRESPONSE']._serialized_end=1085
-  _globals['_AGENTSAMPLES']._serialized_start=1088
-  _globals['_AGENTSAMPLES']._serialized_end=1222
-  _globals['_METRICSAMPLE']._serialized_start=1225
-  _globals['_METRICSAMPLE']._serialized_end=1358
-  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_start=1313
-  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_end=1358
-  _globals['_MONITORSERVICE']._serialized_start=1490
-  _globals['_MONITORSERVICE']._serialized_end=1834
+  _globals['_SUSPICION']._serialized_end=820
+  _globals['_READLOGREQUEST']._serialized_start=822
+  _globals['_READLOGREQUEST']._serialized_end=904
+  _globals['_READLOGRESPONSE']._serialized_start=906
+  _globals['_READLOGRESPONSE']._serialized_end=981
+  _globals['_GETMETRICSREQUEST']._serialized_start=983
+  _globals['_GETMETRICSREQUEST']._serialized_end=1035
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1037
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1102
+  _globals['_AGENTSAMPLES']._serialized_start=1105
+  _globals['_AGENTSAMPLES']._serialized_end=1239
+  _globals['_METRICSAMPLE']._serialized_start=1242
+  _globals['_METRICSAMPLE']._serialized_end=1375
+  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_start=1330
+  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_end=1375
+  _globals['_MONITORSERVICE']._serialized_start=1507
+  _globals['_MONITORSERVICE']._serialized_end=1851
 # @@protoc_insertion_point(module_scope)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.scenarios.sim_books import CLOCK_JUMPS_MS, label
-from tests.scenarios.sim_kernel import SimulationError
+from tests.scenarios.sim_kernel import FASTEST, SimulationError
 
 from muster.agent.events import AttemptKey
 from muster.domain.agent import AgentRecord
+from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, TaskStatus, Wish
 from muster.domain.task_lifecycle import HELD_STATES, TaskState
@@ -33,6 +34,8 @@ FENCES_SHRINK_MS = 2 * CLOCK_JUMPS_MS
 FOREIGN_MS = 5_000
 # Who was heard this lately is heard: what it said before has arrived.
 HEARD_MS = 2_000
+# 30 s, and some for the look at it.
+UNBEGUN_MS = 33_000
 
 
 class Witness:
@@ -68,7 +71,7 @@ class Witness:
     def begin(self) -> None:
         """The leader has its term."""
         self._led_since_ms = self._listened_ms()
-        self._began_ms = self._leader.kernel.now_ms
+        self._began_ms = self._leader.boot_ms()
 
     def stand_still(self, ms: int) -> None:
         """The leader is frozen, and hears nobody."""
@@ -77,12 +80,12 @@ class Witness:
 
     def _listened_ms(self) -> int:
         """A clock that stands still while the leader does."""
-        return self._leader.kernel.now_ms - self._stood_still_ms
+        return self._leader.boot_ms() - self._stood_still_ms
 
     def hear(self, ident: AgentId, incarnation: int = 0) -> None:
         self._heard_ms[ident] = self._listened_ms()
         if incarnation:
-            self._spoken_ms[ident, incarnation] = self._leader.kernel.now_ms
+            self._spoken_ms[ident, incarnation] = self._leader.boot_ms()
 
     def excuse(self, ident: AgentId) -> None:
         """Something was heard that lets this agent's tasks move."""
@@ -158,9 +161,12 @@ class Witness:
         if silent_ms >= SILENT_AND_LEASELESS_MS:
             return
         for ref in dropped:
-            truth = self._leader.world.books.attempts[ref.task_id, ref.attempt]
+            truth = self._leader.world.books.attempts.get((ref.task_id, ref.attempt))
+            if truth is None or (ident, truth.incarnation) in self.buried:
+                # Never pushed; or held since a supervisor told of the death, and now given away.
+                continue
             waited_ms = self._leader.kernel.now_ms - truth.pushed_ms
-            never_began = not truth.started and waited_ms >= UNSTARTED_MS
+            never_began = not truth.started and waited_ms * FASTEST >= UNSTARTED_MS
             if truth.incarnation >= agent.incarnation and not never_began:
                 name = label(ref.task_id, ref.attempt)
                 raise SimulationError(
@@ -187,12 +193,23 @@ class Witness:
             if task.started and truth is not None and not truth.started:
                 raise SimulationError(f"invariant 5: {task!r} is taken to have started: {truth}")
 
+    def check_wishes(self) -> None:
+        """11: what operators were told is wished is what the leader heeds."""
+        leader, open_ones = self._leader, self._leader.world.operators.wishes_open
+        if not leader.ready or leader.term != leader.store.term:
+            return
+        stored = leader.store.wishes()
+        for ident in {*stored, *leader.state.wishes} - open_ones.keys():
+            wish, none = leader.state.wishes.get(ident, AgentWish.NONE), AgentWish.NONE
+            if wish is not stored.get(ident, none):
+                raise SimulationError(f"invariant 11: {ident} is taken to be {wish}: {stored}")
+
     def check_decision(
         self, task: OpenTask, status: TaskStatus, effects: tuple[Effect, ...]
     ) -> None:
         """17: what may still run elsewhere is not given out before that is over."""
         leader, before = self._leader, task.status
-        now_ms = leader.kernel.now_ms
+        now_ms = leader.boot_ms()
         if status.state is TaskState.ASSIGNED:
             early_ms = self._fenced_until_ms.pop(task, 0) - now_ms
             if early_ms > FENCES_SHRINK_MS:
@@ -208,6 +225,7 @@ class Witness:
             if died in self._killed:
                 raise SimulationError(f"invariant 9: two suspects are charged with {died}")
             self._killed.add(died)
+        self._count(task, status, effects)
         stop = task.spec.on_disconnect is OnDisconnect.STOP and before.state in HELD_STATES
         if not stop or status.state is not TaskState.PENDING:
             return
@@ -222,6 +240,16 @@ class Witness:
                 f"invariant 17: {task!r} is lost after {silent_ms} ms and waits {fence_ms} ms"
             )
 
+    def _count(self, task: OpenTask, status: TaskStatus, effects: tuple[Effect, ...]) -> None:
+        given_back = any(e.kind is EffectKind.ACK for e in effects)
+        if task.status.state not in HELD_STATES or status.state is not TaskState.PENDING:
+            return
+        if not given_back:
+            unstarted = "did not start it" in status.why
+            kind = f"`{task.spec.on_disconnect.value.lower()}` task lost"
+            tally = self._leader.kernel.tally
+            tally["task taken back unstarted" if unstarted else kind] += 1
+
     def check_told(self) -> None:
         """Where there is a session, an agent knows what it is to end, and the leader who waits."""
         leader = self._leader
@@ -234,17 +262,30 @@ class Witness:
                 continue
             for task in agent.tasks.values():
                 key = AttemptKey(task.id, task.status.attempt)
+                self._check_begun(ident, task, before)
                 held = runtime.core._held.get(key)
                 wished = task.status.wish is not Wish.NONE and was_pushed(task)
                 if held is None or held.stop is not None:
                     continue
                 if not wished and held.waiting == task.waiting:
                     continue
-                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                since_ms = before.get((ident, key), leader.boot_ms())
                 self._untold_ms[ident, key] = since_ms
-                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                if leader.boot_ms() - since_ms > FOREIGN_MS:
                     what = "to end" if wished else "who waits"
                     raise SimulationError(f"invariants 13 and 18: {ident} and {task!r}: {what}")
+
+    def _check_begun(
+        self, ident: AgentId, task: OpenTask, before: dict[tuple[AgentId, AttemptKey], int]
+    ) -> None:
+        """18: who is heard and does not begin what it was given loses it."""
+        if task.started or task.status.wish is not Wish.NONE or not was_pushed(task):
+            return
+        now_ms = self._leader.boot_ms()
+        key = AttemptKey(task.id, -task.status.attempt)
+        since_ms = self._untold_ms[ident, key] = before.get((ident, key), now_ms)
+        if task.spec.on_disconnect is OnDisconnect.KEEP and now_ms - since_ms > UNBEGUN_MS:
+            raise SimulationError(f"invariant 18: {ident} keeps {task!r}, which it does not begin")
 
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""
@@ -259,9 +300,9 @@ class Witness:
                 ours = task is not None and task.status.attempt == key.attempt
                 if ours or held.stop is not None:
                     continue
-                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                since_ms = before.get((ident, key), leader.boot_ms())
                 self._foreign_ms[ident, key] = since_ms
-                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                if leader.boot_ms() - since_ms > FOREIGN_MS:
                     raise SimulationError(f"{runtime.name} goes on with {label(*key)}, not its own")
 
 

@@ -47,12 +47,12 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     cluster = Cluster(boot_ms)
     storage = ServiceChannel(config.storage, secret=config.secret, what="storage")
 
-    async def next_incarnation(agent: AgentId) -> int:
+    async def next_incarnation(agent: AgentId, above: int) -> int:
         # Repeating it skips numbers, which harms nobody: incarnations only have to grow.
         answer = await storage.call(
             StorageServiceStub,
             "NextIncarnation",
-            storage_pb2.NextIncarnationRequest(agent=agent),
+            storage_pb2.NextIncarnationRequest(agent=agent, above=above),
             timeout_s=_INCARNATION_TIMEOUT_S,
             retry=True,
         )

@@ -38,16 +38,17 @@ from muster.rpc import conversion
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms, wall_ms
 from muster_scheduler import metrics
-from muster_scheduler.core import agents, tasks
+from muster_scheduler.core import agents, recovering, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import StoreChanged, passes, turn_from
 from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
+from muster_scheduler.recovery_keeping import RecoveryKeeper
 from muster_scheduler.sessions import Session
 from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.writer import Answer, Writer
@@ -116,8 +117,10 @@ class Leader:
         clock_ms: int,
         policies: StoredPolicy,
         address: str,
+        store_run: str = "",
     ) -> None:
         self.storage = storage
+        self.store_run = store_run
         self.term = term
         self.address = address
         self.restricted = False
@@ -148,6 +151,7 @@ class Leader:
         )
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
+        self.recoveries = RecoveryKeeper(storage, term, self.state, self.publisher)
 
     # ------------------------------------------------------------------- time
 
@@ -156,6 +160,11 @@ class Leader:
         boot = boot_ms()
         clock = self._clock_base_ms + min(boot - self._clock_boot_ms, 10_000)
         return Now(boot, clock, wall_ms())
+
+    @property
+    def stored_clock_ms(self) -> int:
+        """The cluster's clock as storage has confirmed it."""
+        return self._clock_base_ms
 
     @property
     def confirmed(self) -> bool:
@@ -170,7 +179,8 @@ class Leader:
     # -------------------------------------------------------------------- run
 
     async def run(self) -> None:
-        """Leads until the term is lost (StaleTerm) or the task is cancelled."""
+        """Leads until the term is lost (StaleTerm), the store may hold other things than this
+        leader believes (StoreChanged), or the task is cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._confirm(), name="confirm term")
@@ -179,6 +189,7 @@ class Leader:
                 group.create_task(self.loader.run(), name="loader")
                 group.create_task(self.policies.follow(self._use), name="policy")
                 group.create_task(self.improver.run(), name="improver")
+                group.create_task(self.recoveries.run(), name="recoveries")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
         finally:
@@ -223,6 +234,8 @@ class Leader:
             failures = 0
             if not answer.current:
                 raise StaleTerm(self.term, self.term + 1)
+            if answer.clock_ms < self._clock_base_ms or answer.run != self.store_run:
+                raise StoreChanged("the store was started again or replaced under this leader")
             self._clock_base_ms, self._clock_boot_ms = answer.clock_ms, started
             self._confirmed_boot_ms = started
             await asyncio.sleep(CONFIRM_EVERY_S)
@@ -237,6 +250,7 @@ class Leader:
             now = self.now()
             tasks.due(self.state, now)
             tasks.flush_started(self.state, now)
+            recovering.follow(self.state, now)
             # What turned out to be stored otherwise, and was found ended when it was looked up.
             for ident in list(self._settling):
                 self._settle(ident)
@@ -251,6 +265,7 @@ class Leader:
             if self.objective.step(self.state, now):
                 for gauge, value in zip(metrics.OBJECTIVE, self.objective.now, strict=True):
                     gauge.set(value)
+                self.state.recoveries.open_response_s = self.objective.now[0]
             self.wake()
 
     def _measure(self) -> None:
@@ -322,6 +337,8 @@ class Leader:
         for change in commands.changed:
             _LOG.info("agent changed", agent=change.agent, state=change.state.value, why=change.why)
             self.publisher.agent_changed(change)
+        if commands.recoveries:
+            self.recoveries.take(commands.recoveries)
         if commands.reload:
             self.loader.reload(commands.reload)
 

@@ -99,7 +99,6 @@ def test_a_stream_is_taken_up_at_the_other_gateway_after_the_last_event() -> Non
     with Client(BOTH, "k", transport=httpx.MockTransport(answers)) as client:
         events = client.events()
         assert [next(events).id, next(events).id] == ["7", "8"]
-        events.close()
     assert (answers.asked, seen) == (["one", "two"], ["7"])
 
 

@@ -861,6 +861,68 @@ class PlanResponse(_message.Message):
 Global___PlanResponse: _TypeAlias = PlanResponse  # noqa: Y015
 
 @_typing.final
+class ListRecoveriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    BEFORE_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Only of this tenant's agents."""
+    agent: _builtins.str
+    """Only of this agent; empty = of all."""
+    id: _builtins.str
+    """Only this one; empty = all."""
+    before_id: _builtins.str
+    """Only those that began before this one; empty = from the newest."""
+    limit: _builtins.int
+    """0 = 100."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        id: _builtins.str = ...,
+        before_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "before_id", b"before_id", "id", b"id", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecoveriesRequest: _TypeAlias = ListRecoveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListRecoveriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_JSON_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more."""
+    @_builtins.property
+    def records_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a JSON object."""
+
+    def __init__(
+        self,
+        *,
+        records_json: _abc.Iterable[_builtins.bytes] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "records_json", b"records_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecoveriesResponse: _TypeAlias = ListRecoveriesResponse  # noqa: Y015
+
+@_typing.final
 class GetClusterStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -939,6 +1001,26 @@ class GetClusterStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AlarmsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LEADER_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
@@ -953,6 +1035,8 @@ class GetClusterStatusResponse(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     POLICY_ETAG_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     term: _builtins.int
     clock_ms: _builtins.int
@@ -964,6 +1048,8 @@ class GetClusterStatusResponse(_message.Message):
     strategy: _builtins.str
     policy_etag: _builtins.str
     """The ETag of the stored policy that the leader goes by."""
+    halted: _builtins.str
+    """Why nothing is scheduled until an operator decides: the store was rolled back. Else empty."""
     @_builtins.property
     def agents_by_state(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -973,6 +1059,10 @@ class GetClusterStatusResponse(_message.Message):
     @_builtins.property
     def objective(self) -> Global___Objective:
         """Of the running cluster, at most a second old."""
+
+    @_builtins.property
+    def alarms(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the leader has raised an alarm about: a name each, and what is wrong."""
 
     def __init__(
         self,
@@ -991,14 +1081,56 @@ class GetClusterStatusResponse(_message.Message):
         strategy: _builtins.str = ...,
         objective: Global___Objective | None = ...,
         policy_etag: _builtins.str = ...,
+        halted: _builtins.str = ...,
+        alarms: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "leader", b"leader", "objective", b"objective", "policy_etag", b"policy_etag", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "alarms", b"alarms", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "halted", b"halted", "leader", b"leader", "objective", b"objective", "policy_etag", b"policy_etag", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class AcceptStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """Who decided, for the log."""
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptStoreRequest: _TypeAlias = AcceptStoreRequest  # noqa: Y015
+
+@_typing.final
+class AcceptStoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_FIELD_NUMBER: _builtins.int
+    was: _builtins.str
+    """What had been wrong."""
+    def __init__(
+        self,
+        *,
+        was: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was", b"was"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptStoreResponse: _TypeAlias = AcceptStoreResponse  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):

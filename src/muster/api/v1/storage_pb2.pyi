@@ -81,7 +81,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """What was done about an agent that was given up, and why; `note` holds it in short."""
     EVENT_KIND_CLUSTER_ALARM: _EventKind.ValueType  # 10
     """The cluster as a whole needs an operator: `note` names the alarm, `why` says what is wrong.
-    With an empty `why` the alarm is over.
+    With an empty `why` the alarm is over; all are when the leader changes, for the next one tells
+    its own.
     """
     EVENT_KIND_TASK_STUCK: _EventKind.ValueType  # 11
     """A running task that reports nothing although its process lives."""
@@ -102,7 +103,8 @@ EVENT_KIND_AGENT_RECOVERY: EventKind.ValueType  # 9
 """What was done about an agent that was given up, and why; `note` holds it in short."""
 EVENT_KIND_CLUSTER_ALARM: EventKind.ValueType  # 10
 """The cluster as a whole needs an operator: `note` names the alarm, `why` says what is wrong.
-With an empty `why` the alarm is over.
+With an empty `why` the alarm is over; all are when the leader changes, for the next one tells
+its own.
 """
 EVENT_KIND_TASK_STUCK: EventKind.ValueType  # 11
 """A running task that reports nothing although its process lives."""
@@ -810,12 +812,15 @@ class AcquireTermResponse(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     WEAK_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     clock_ms: _builtins.int
     store: _builtins.str
     """Names this store for good: another one has another name."""
     weak: _builtins.bool
     """It may lose the last seconds of what it acknowledged when it is started again."""
+    run: _builtins.str
+    """Of a weak store: changes when it is started again. Else empty."""
     def __init__(
         self,
         *,
@@ -823,10 +828,11 @@ class AcquireTermResponse(_message.Message):
         clock_ms: _builtins.int = ...,
         store: _builtins.str = ...,
         weak: _builtins.bool = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "store", b"store", "term", b"term", "weak", b"weak"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "run", b"run", "store", b"store", "term", b"term", "weak", b"weak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -865,7 +871,7 @@ class ConfirmTermResponse(_message.Message):
     current: _builtins.bool
     clock_ms: _builtins.int
     run: _builtins.str
-    """Of a weak store: changes when it was started again, so that something may be lost. Else empty."""
+    """As in AcquireTermResponse."""
     def __init__(
         self,
         *,

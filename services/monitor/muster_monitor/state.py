@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.domain.ids import DEFAULT_TENANT, AgentId, TaskId, TenantId
 from muster.rpc.listeners import Signal
 from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
+from muster_monitor.senses import Senses
+from muster_monitor.service_figures import Target
 from muster_monitor.suspicions import SuspicionBoard
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES, TaskLogs
 
@@ -19,6 +21,8 @@ AGENT_LINES = 1_000
 AGENT_LINE_BYTES = 2 * 1024
 # The agent's lines have no index of their own; they are numbered as they come.
 AGENT_LINE_AGENTS = 10_000
+# Agents whose tenant is known, also after they are gone.
+MAX_TENANTS_KNOWN = 20_000
 
 
 class AgentLines:
@@ -59,6 +63,8 @@ class MonitorState:
         self,
         settings: DetectorSettings | None = None,
         log_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        targets: Sequence[Target] = (),
+        instance: str = "",
     ) -> None:
         self.table = FailureTable(settings)
         self.board = SuspicionBoard()
@@ -67,7 +73,10 @@ class MonitorState:
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
+        self.senses = Senses(self.findings, targets, instance)
         self.registered: dict[AgentId, int] = {}
+        # Kept when an agent is gone: what is told of it then is still its tenant's alone.
+        self.tenants: dict[AgentId, str] = {}
         self.registry_seen = False
         # Unix ms of each agent's newest report.
         self.last_seen_ms: dict[AgentId, int] = {}
@@ -91,7 +100,15 @@ class MonitorState:
         if signal is not None and not len(signal):
             del self._log_readers[(tenant, task)]
 
-    def forget(self, agent: AgentId) -> None:
+    def remember_tenant(self, agent: AgentId, tenant: str) -> None:
+        """Whose agent it is; those that went first are forgotten when there are too many."""
+        self.tenants[agent] = tenant or DEFAULT_TENANT
+        if len(self.tenants) > MAX_TENANTS_KNOWN:
+            gone = next((a for a in self.tenants if a not in self.registered), agent)
+            del self.tenants[gone]
+
+    def forget(self, agent: AgentId, at_ms: int) -> None:
         """Nothing was heard of it for longer than its metrics are kept."""
         self.agent_lines.forget(agent)
+        self.senses.forget(agent, at_ms, registered=agent in self.registered)
         self.last_seen_ms.pop(agent, None)

@@ -70,6 +70,11 @@ class SuspicionBoard:
         self.post(Verdict(agent, incarnation, False, 0.0, "it reports here"), at_ms)
         return True
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Everybody suspected now, and why."""
+        return {agent: posted.verdict.why for agent, posted in self._suspected.items()}
+
     def snapshot(self) -> Bulletin:
         return Bulletin((*self._suspected.values(), *self._alive.values()), True, self._position)
 

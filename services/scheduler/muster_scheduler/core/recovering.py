@@ -168,6 +168,8 @@ def step(state: ClusterState, now: Now) -> None:
             to_plan.append((recovery, agent))
         elif restarting.wants_one(recovery, agent, now):
             restarting.order(state, recovery, agent, now)
+    # Whoever was not planned for yet comes first.
+    to_plan.sort(key=lambda pair: bool(pair[0].actions))
     _decide(state, to_plan, now)
 
 
@@ -274,7 +276,7 @@ def _decide(state: ClusterState, pairs: list[tuple[Recovery, AgentEntry]], now: 
         )
     for (recovery, agent), decision in zip(pairs, decisions, strict=True):
         _act(state, recovery, agent, decision, now)
-        # Whoever was not planned for this time comes first the next time.
+        # The others come first the next time.
         book.open[recovery.agent] = book.open.pop(recovery.agent)
 
 

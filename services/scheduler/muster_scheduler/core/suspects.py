@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId
 from muster_scheduler.core.records import SUSPECT_DEATHS, AgentEntry, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
@@ -92,6 +93,7 @@ def _emptiest(state: ClusterState, task: OpenTask) -> AgentEntry | None:
             large &= snapshot.capacity[:, column] >= amount
         rows = np.flatnonzero(large).tolist()
         found = [state.agents[AgentId(state.table.agent_id_at(row))] for row in rows]
+        found = [agent for agent in found if agent.state is AgentState.READY]
         if found:
             return min(found, key=lambda agent: len(agent.tasks))
     return None

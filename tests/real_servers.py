@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -250,6 +251,12 @@ class EtcdServer(RealServer):
             "--log-level=warn",
             *self._extra_args,
         ]
+
+    def version(self) -> str:
+        """Such as 3.5.1."""
+        request = f"GET /version HTTP/1.1\r\nHost: {self.endpoint}\r\nConnection: close\r\n\r\n"
+        answer = self._exchange(request.encode())
+        return str(json.loads(answer.partition(b"\r\n\r\n")[2])["etcdserver"])
 
     async def commit(self) -> None:
         """The bundled etcd 3.5.1 may forget at a crash what it has not committed yet."""

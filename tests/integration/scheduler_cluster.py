@@ -142,6 +142,7 @@ class Servers:
         self.storage.start()
         env = {
             "MUSTER_ETCD_ENDPOINTS": self.etcd.endpoint,
+            "MUSTER_ETCD_EMBEDDED": "1",
             "MUSTER_STORAGE": self.storage.endpoint,
             "MUSTER_REGISTRY": f"127.0.0.1:{self.registry_port}",
             "MUSTER_LEADER_TTL_S": str(leader_ttl_s),

@@ -188,6 +188,7 @@ class World:
     async def start_registry(self, interval_ms: int = INTERVAL_MS) -> ServiceProcess:
         env = {
             "MUSTER_ETCD_ENDPOINTS": self.etcd.endpoint,
+            "MUSTER_ETCD_EMBEDDED": "1",
             "MUSTER_STORAGE": self._storage,
             "MUSTER_MONITORS": "127.0.0.1:7105,127.0.0.1:7106",
             "MUSTER_HEARTBEAT_INTERVAL_MS": str(interval_ms),

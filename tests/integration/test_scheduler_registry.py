@@ -110,6 +110,7 @@ async def whole_cluster(folder: Path) -> AsyncIterator[tuple[Cluster, PythonServ
         "muster_registry",
         {
             "MUSTER_ETCD_ENDPOINTS": servers.etcd.endpoint,
+            "MUSTER_ETCD_EMBEDDED": "1",
             "MUSTER_STORAGE": servers.storage.endpoint,
         },
     )

@@ -1,24 +1,42 @@
-"""Runs one seed and shows what happened: `python -m tests.scenarios.replay --seed N`."""
+"""Runs one schedule and shows what happened, or many and what they covered.
+
+`python -m tests.scenarios.replay SEED`, `python -m tests.scenarios.replay --schedules 10000`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from tests.scenarios.sim_campaign import run_campaign
 from tests.scenarios.sim_kernel import SimulationError
+from tests.scenarios.sim_tally import Coverage
 from tests.scenarios.sim_world import World
+
+PROGRESS_EVERY = 1_000
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The process's exit code: 1 when an invariant did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios.replay", description=__doc__)
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("seed", type=int, nargs="?", help="the schedule to show")
     parser.add_argument("--only", default="", help="show only lines that contain this text")
-    parser.add_argument("--until", type=int, default=0, help="then run all seeds up to this one")
+    parser.add_argument("--schedules", type=int, help="run so many instead")
+    parser.add_argument("--first-seed", type=int, default=0, help="of these (0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
     options = parser.parse_args(arguments)
-    if options.until:
-        return _run_many(range(options.seed, options.until))
-    world = World(options.seed)
+    if (options.seed is None) == (options.schedules is None):
+        parser.error("give either a seed or --schedules")
+    if options.schedules is not None and (options.schedules < 1 or options.jobs < 1):
+        parser.error("--schedules and --jobs must be at least 1")
+    if options.schedules is not None:
+        first = options.first_seed
+        return _run_many(range(first, first + options.schedules), options.jobs)
+    return _show(options.seed, options.only)
+
+
+def _show(seed: int, only: str) -> int:
+    world = World(seed)
     verdict = "everything ended, and the books balance"
     failed = False
     try:
@@ -26,22 +44,29 @@ def main(arguments: list[str] | None = None) -> int:
     except SimulationError as error:
         failed, verdict = True, str(error).split("\n", 1)[0]
     for line in world.kernel.trace(None).splitlines():
-        if options.only in line:
+        if only in line:
             print(line)
-    print(f"seed {options.seed}, {world.kernel.steps} steps: {verdict}")
+    print(f"seed {seed}, {world.kernel.steps} steps: {verdict}")
     return 1 if failed else 0
 
 
-def _run_many(seeds: range) -> int:
-    failed = 0
-    for seed in seeds:
-        try:
-            World(seed).run()
-        except SimulationError as error:
-            failed += 1
-            print(str(error).split("\n", 1)[0], flush=True)
-    print(f"{failed} of {len(seeds)} seeds failed")
-    return 1 if failed else 0
+def _run_many(seeds: range, jobs: int) -> int:
+    said: set[int] = set()
+
+    def progress(covered: Coverage) -> None:
+        for seed in covered.failed.keys() - said:
+            said.add(seed)
+            print(covered.failed[seed], flush=True)
+        if covered.schedules % PROGRESS_EVERY == 0:
+            print(f"{covered.schedules} schedules, {len(covered.failed)} failed", flush=True)
+
+    covered = run_campaign(seeds, jobs, progress)
+    print(covered.table())
+    print(f"{covered.schedules} schedules of {covered.steps} steps, {len(covered.failed)} failed")
+    if covered.failed:
+        failing = " ".join(map(str, sorted(covered.failed)))
+        print(f"failed: {failing}\nsee one: python -m tests.scenarios.replay SEED")
+    return 1 if covered.failed else 0
 
 
 if __name__ == "__main__":

@@ -138,6 +138,7 @@ class Supervisor(Part):
         runtime = self.machine.runtime
         if runtime is not None and runtime.alive:
             self.say("kills its runtime:", why)
+            self.kernel.tally["runtime ended by its supervisor"] += 1
             self.core.killed(why, blameless=blameless)
             self._ordered = blameless
             runtime.exit(-9)
@@ -248,9 +249,6 @@ class Runtime(Part):
         self.link: Link | None = None
         self.leader: SimLeader | None = None
         self.table = machine.table = Table()
-        if machine.supervisor is not None:
-            # One machine has one boot clock.
-            self.boot_offset_ms = machine.supervisor.boot_offset_ms
         self._events: list[ev.Event] = []
         self._pumping = False
         self._wake_ms = -1
@@ -366,6 +364,7 @@ class Runtime(Part):
             registry,
             lambda: registry.register(self.machine, mine),
             self._registered,
+            timeout_ms=REGISTER_MS,
             repeat=False,
         )
         self.later(REGISTER_MS, self._register_again)

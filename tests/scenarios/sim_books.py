@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.scenarios.sim_kernel import Kernel, SimulationError
+from tests.scenarios.sim_kernel import FASTEST, Kernel, SimulationError
 
 from muster.agent.error_kinds import NON_RETRYABLE_ERROR_KINDS
 from muster.domain.ids import AgentId, TaskId
@@ -128,6 +128,7 @@ class Books:
         self._check_outcome(spec, old, new, truth)
         self._check_counts(spec, old, new, truth)
         if new.state in ENDED_STATES:
+            self.kernel.tally[f"task {new.state.value}"] += 1
             self._check_end(spec, old, new, truth)
         if new.state in HELD_STATES and new.attempt > old.attempt:
             self._assigned(spec.id, new)
@@ -165,7 +166,7 @@ class Books:
                 self._fail(9, f"{name} is charged a failure for {truth.outcomes[-1]}")
             elif truth.said(OutcomeKind.TIMED_OUT) and not self._is_late(spec, new):
                 ran_ms = self.kernel.now_ms - truth.started_ms
-                if not (truth.started and 0 < spec.timeout_ms <= ran_ms):
+                if not (truth.started and 0 < spec.timeout_ms <= ran_ms * FASTEST):
                     self._fail(12, f"{name} is charged a time-out after {ran_ms} ms")
             elif _goes_on(spec, new) and _was_last(spec, new):
                 self._fail(9, f"{name} goes on after {new.failures} failures: {new.outcome}")
@@ -240,6 +241,7 @@ class Books:
         if truth is None or (truth.agent, truth.incarnation) != (agent, incarnation):
             self._fail(7, f"{label(*key)} is given to {agent}/{incarnation}; durable is {truth}")
         else:
+            self.kernel.tally["attempt pushed again"] += truth.pushed_ms > 0
             truth.pushed_ms = self.kernel.now_ms
 
     def acknowledged(self, key: Key, status: TaskStatus) -> None:

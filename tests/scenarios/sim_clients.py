@@ -210,6 +210,7 @@ class Gateway(Part):
         row = self.world.store.row(ident)
         if row is None or not (row[1].state in ENDED_STATES or row[1].wish is Wish.CANCEL):
             raise SimulationError(f"invariant 1: {label(ident, 0)} is not cancelled: {row}")
+        self.kernel.tally["cancellation acknowledged"] += 1
         if row[1].state not in ENDED_STATES:
             self.world.books.cancelled.setdefault(ident, row[1].attempt)
 

@@ -281,6 +281,7 @@ class SimExecutor:
         if live is None or live.stopping:
             return
         live.waiting = True
+        self._runtime.kernel.tally["parent waited for a child"] += 1
         live.resumed = lambda: self._runtime.later(rest_ms, lambda: self._finish(key))
         self._runtime.emit(WaitBegan(key))
         child = child_spec(live.spec, 0, live.spec.skill, b"null", {})

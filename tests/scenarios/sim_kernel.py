@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +21,10 @@ SHOWN_LINES = 120
 MAX_BOOT_MS = 10_000_000
 WALL_MS = 1_700_000_000_000
 MAX_WALL_SKEW_MS = 3_600_000
+# A boot clock is steered by this much at most: Linux slews by up to 500 ppm.
+MAX_DRIFT = 500e-6
+# What takes this long by one clock may take so much longer or shorter by another.
+FASTEST = 1 + 3 * MAX_DRIFT
 
 
 class SimulationError(AssertionError):
@@ -45,6 +51,23 @@ class Weather:
 CALM = Weather(0.0, 0.0, 0.0)
 
 
+@dataclass(slots=True)
+class HostClock:
+    """The clocks of one machine. `rate`: how fast its boot clock runs, 1 = as fast as time."""
+
+    boot_offset_ms: int
+    wall_skew_ms: int
+    rate: float
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> HostClock:
+        return cls(
+            boot_offset_ms=rng.randrange(1_000, MAX_BOOT_MS),
+            wall_skew_ms=rng.randrange(-MAX_WALL_SKEW_MS, MAX_WALL_SKEW_MS),
+            rate=1 + MAX_DRIFT * rng.choice((-1.0, 0.0, 1.0)),
+        )
+
+
 class Kernel:
     """The only clock and the only chance of a run."""
 
@@ -54,6 +77,9 @@ class Kernel:
         self.weather = Weather.drawn(self.rng)
         self.steps = 0
         self.over = False
+        # What has happened how often, see sim_tally.
+        self.tally: Counter[str] = Counter()
+        self._clocks: dict[str, HostClock] = {}
         self._heap: list[tuple[int, int, Act]] = []
         self._scheduled = 0
         self._trace: list[tuple[int, str, tuple[object, ...]]] = []
@@ -73,6 +99,13 @@ class Kernel:
             self.steps += 1
             act()
         return True
+
+    def clock_of(self, host: str) -> HostClock:
+        """The clocks of the machine, the same for all that runs there."""
+        clock = self._clocks.get(host)
+        if clock is None:
+            clock = self._clocks[host] = HostClock.drawn(self.rng)
+        return clock
 
     def say(self, who: str, *words: object) -> None:
         self._trace.append((self.now_ms, who, words))
@@ -113,8 +146,7 @@ class Part:
         self.alive = True
         self.frozen_until_ms = 0
         self.streams: list[Link] = []
-        self.boot_offset_ms = kernel.rng.randrange(1_000, MAX_BOOT_MS)
-        self.wall_skew_ms = kernel.rng.randrange(-MAX_WALL_SKEW_MS, MAX_WALL_SKEW_MS)
+        self.clock = kernel.clock_of(self.host)
 
     @property
     def frozen(self) -> bool:
@@ -122,22 +154,22 @@ class Part:
 
     def boot_ms(self) -> int:
         """Its CLOCK_BOOTTIME: runs on while it is frozen."""
-        return self.boot_offset_ms + self.kernel.now_ms
+        return self.clock.boot_offset_ms + int(self.kernel.now_ms * self.clock.rate)
 
     def wall_ms(self) -> int:
         """Its idea of the date, which may jump."""
-        return WALL_MS + self.wall_skew_ms + self.kernel.now_ms
+        return WALL_MS + self.clock.wall_skew_ms + self.kernel.now_ms
 
     def later(self, delay_ms: float, act: Act) -> None:
-        """Does something after a while, unless it has ended by then."""
-        self.kernel.at(delay_ms, lambda: self.do(act))
+        """Does something after a while by its own clock, unless it has ended by then."""
+        self.kernel.at(math.ceil(delay_ms / self.clock.rate), lambda: self.do(act))
 
     def do(self, act: Act) -> None:
         """Now, or at the thaw, in order."""
         if not self.alive:
             return
         if self.kernel.now_ms < self.frozen_until_ms:
-            self.later(self.frozen_until_ms - self.kernel.now_ms, act)
+            self.kernel.at(self.frozen_until_ms - self.kernel.now_ms, lambda: self.do(act))
             return
         act()
         self.after_each()

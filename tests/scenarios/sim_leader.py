@@ -33,12 +33,14 @@ from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import AttemptRef, Now, Write
 from muster_scheduler.leader import (
     ANSWERS_FOR_MS,
+    CONFIRM_TIMEOUT_S,
     CONFIRMED_FOR_MS,
 )
 from muster_scheduler.placement.plan import Policy
 
 if TYPE_CHECKING:
     from tests.scenarios.sim_agent import Runtime, Supervisor
+    from tests.scenarios.sim_scheduler import SimScheduler
     from tests.scenarios.sim_store import Answer
     from tests.scenarios.sim_world import World
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 TICK_MS = 250
 JUDGE_TICKS = 4
 CONFIRM_MS = 600
+CONFIRM_TIMEOUT_MS = int(CONFIRM_TIMEOUT_S * 1_000)
 # After so many steps everything is looked at, not only what has changed.
 LOOK_AT_ALL_STEPS = 50
 
@@ -53,9 +56,11 @@ LOOK_AT_ALL_STEPS = 50
 class SimLeader(Part):
     """One term, from its election to its loss."""
 
-    def __init__(self, world: World, name: str) -> None:
-        super().__init__(world.kernel, name)
+    def __init__(self, world: World, scheduler: SimScheduler) -> None:
+        name = f"{scheduler.name}.{len(world.leaders) + 1}"
+        super().__init__(world.kernel, name, scheduler.name)
         self.world = world
+        self.scheduler = scheduler
         self.store = world.store
         self.registry_link: Link | None = None
         self.monitor_link: Link | None = None
@@ -85,9 +90,11 @@ class SimLeader(Part):
 
     def _took_term(self, answer: object) -> None:
         self.term, clock_ms = cast("tuple[int, int]", answer)
-        now_ms = self.kernel.now_ms
+        now_ms = self.boot_ms()
         self._clock = (clock_ms, now_ms)
         self._confirmed_ms = self._advanced_ms = now_ms
+        others = [one for one in self.world.leaders if one is not self and one.alive]
+        self.kernel.tally["two leaders at once"] += bool(others)
         self.witness.begin()
         self.say("leads with term", self.term)
         self._confirm()
@@ -96,17 +103,24 @@ class SimLeader(Part):
     def _took_wishes(self, answer: object) -> None:
         self.state.wishes.update(cast("dict[AgentId, object]", answer))  # type: ignore[arg-type]
         self.world.registry.watch(self)
-        self.world.monitor.watch(self)
+        self._watch_monitor()
         self.loader.load()
+
+    def _watch_monitor(self) -> None:
+        if self.world.monitor.alive:
+            self.world.monitor.watch(self)
+        else:
+            self.later(200, self._watch_monitor)
 
     def now(self) -> Now:
         base_ms, at_ms = self._clock
-        clock_ms = base_ms + min(self.kernel.now_ms - at_ms, 10_000)
+        clock_ms = base_ms + min(self.boot_ms() - at_ms, 10_000)
         return Now(self.boot_ms(), clock_ms, self.wall_ms())
 
     def depose(self) -> None:
         if self.alive:
             self.say("is deposed")
+            self.kernel.tally["leader deposed by a newer term"] += 1
             self.end()
 
     def freeze(self, ms: int) -> None:
@@ -117,9 +131,10 @@ class SimLeader(Part):
         super().end()
         self._creating.clear()
         self._settling.clear()
+        self.scheduler.on_leader_ended(self)
 
     def _confirm(self) -> None:
-        sent_ms = self.kernel.now_ms
+        sent_ms = self.boot_ms()
         advance_ms = max(0, sent_ms - self._advanced_ms)
         self._advanced_ms = sent_ms
 
@@ -138,6 +153,7 @@ class SimLeader(Part):
             self.store,
             lambda: self.store.confirm(self.term, advance_ms),
             answered,
+            timeout_ms=CONFIRM_TIMEOUT_MS,
             repeat=False,
         )
         self.later(CONFIRM_MS, self._confirm)
@@ -155,7 +171,7 @@ class SimLeader(Part):
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:
-        return self.kernel.now_ms - self._confirmed_ms < within_ms
+        return self.boot_ms() - self._confirmed_ms < within_ms
 
     # ------------------------------------------------------------------------ tasks
 
@@ -226,7 +242,7 @@ class SimLeader(Part):
                 agents.suspicion(self.state, ident, 0, False, 0.0, now)
             self._suspected.clear()
             self.witness.trust()
-            self.later(200, lambda: self.world.monitor.watch(self))
+            self.later(200, self._watch_monitor)
         for ident, session in list(self.sessions.items()):
             if session.link is link:
                 del self.sessions[ident]
@@ -270,7 +286,8 @@ class SimLeader(Part):
         if (session := self._from(runtime)) is not None:
             ref = AttemptRef(key.task_id, key.attempt, self._tenant(key.task_id))
             ident, number = runtime.machine.id, session.incarnation
-            tasks.outcome(self.state, ident, number, ref, outcome, self.now())
+            current = tasks.outcome(self.state, ident, number, ref, outcome, self.now())
+            self.kernel.tally["outcome was stale"] += not current
 
     def _tenant(self, task: TaskId) -> TenantId:  # the wire carries it
         return self.world.books.specs[task].tenant
@@ -304,6 +321,7 @@ class SimLeader(Part):
             self.witness.excuse(ident)
             self.witness.buried.add((ident, number))
             supervisor.delivered.add(death)
+            self.kernel.tally["supervisor told of a death"] += 1
             agents.runtime_died(self.state, ident, number, started, known, why, self.now())
         if self._confirmed(ANSWERS_FOR_MS):
             link.send(supervisor, lambda: supervisor.on_beat_answered(seq))
@@ -387,6 +405,7 @@ class SimLeader(Part):
             if (found := self.supervisors.get(ident)) is not None:
                 self._restart(*found, incarnation, why)
         for change in commands.changed:
+            self.kernel.tally[f"agent {change.state.value}"] += 1
             self.say("sees", change.agent, "as", change.state.value, "-", change.why)
             if change.state is AgentState.DOWN:
                 self.witness.check_down(change.agent)

@@ -25,6 +25,15 @@ class Network:
         self.kernel.say("network", "nothing passes from", source, "to", target, "for", ms, "ms")
         self._until_ms[source, target] = self.kernel.now_ms + ms
 
+    def split(self, one: str, other: str, ms: int, ways: int) -> None:
+        """`ways`: 1 = nothing passes from `one` to `other`, 2 = nor back, 3 = only not back."""
+        kind = "two-way" if ways == 2 else "one-way"
+        self.kernel.tally[f"{kind} partition"] += 1
+        if ways != 3:
+            self.part(one, other, ms)
+        if ways != 1:
+            self.part(other, one, ms)
+
     def passes_at_ms(self, source: Part, target: Part) -> int:
         """When something that is sent now gets onto the way."""
         now_ms = self.kernel.now_ms
@@ -64,6 +73,7 @@ class Link:
         if not self.open:
             return
         if kernel.is_lost():
+            kernel.tally["link lost a message"] += 1
             self.cut("the network lost it")
             return
         source = self._ends[0] if to is self._ends[1] else self._ends[1]
@@ -101,6 +111,8 @@ class Server(Part):
         super().__init__(kernel, name)
         self.network = network
         self.away_until_ms = 0
+        # Each request takes this much longer until then.
+        self._slow = (0, 0)
 
     @property
     def away(self) -> bool:
@@ -113,6 +125,16 @@ class Server(Part):
 
     def come_back(self) -> None:
         """It answers again."""
+
+    def slow_down(self, each_ms: int, ms: int) -> None:
+        """For a while each request takes up to `each_ms`."""
+        self.say("takes up to", each_ms, "ms for a request, for", ms, "ms")
+        self._slow = (each_ms, self.kernel.now_ms + ms)
+
+    def takes_ms(self) -> float:
+        """How long the next request takes."""
+        each_ms, until_ms = self._slow
+        return each_ms * self.kernel.rng.random() if self.kernel.now_ms < until_ms else 0.0
 
 
 class Lane:
@@ -139,22 +161,38 @@ def call(
     lane: Lane | None = None,
 ) -> None:
     """A call that is repeated until an answer comes; what was sent before may still be carried
-    out, at any time, and its answer is nobody's. `repeat` False: it is sent once. What is sent on
-    a `lane` is not overtaken by what is sent on it later."""
+    out, at any time, and its answer is nobody's. `repeat` False: it is sent once, and an answer
+    that comes after `timeout_ms` is nobody's. What is sent on a `lane` is not overtaken by what is
+    sent on it later."""
     kernel, network = client.kernel, server.network
+    began_ms = kernel.now_ms
     done = False
+
+    def is_late() -> bool:
+        return not repeat and kernel.now_ms - began_ms > timeout_ms
 
     def take(answer: object) -> None:
         nonlocal done
-        if not done:
+        if not done and not is_late():
             done = True
             answered(answer)
 
     def arrive() -> None:
+        # A server that is frozen carries out at its thaw what came meanwhile; what nobody waits
+        # for any more only if it was at it.
+        frozen = server.frozen
+        server.do(lambda: carry_out() if not (frozen and is_late()) or at_it() else None)
+
+    def at_it() -> bool:
+        return kernel.rng.random() < 0.3
+
+    def carry_out() -> None:
         if server.away:
             return
         answer = serve()
-        if not (kernel.is_lost() or server.away) and network.passes(server, client):
+        if kernel.is_lost() or not network.passes(server, client):
+            kernel.tally["reply lost after it was carried out"] += 1
+        else:
             client.later(kernel.delay_ms(), lambda: take(answer))
 
     def send() -> None:
@@ -162,7 +200,7 @@ def call(
             return
         for _ in range(1 + (repeat and kernel.is_repeated())):
             if not kernel.is_lost() and network.passes(client, server):
-                delay_ms = kernel.delay_ms()
+                delay_ms = kernel.delay_ms() + server.takes_ms()
                 kernel.at(delay_ms if lane is None else lane.in_order(delay_ms), arrive)
         if repeat:
             client.later(timeout_ms, send)

@@ -27,7 +27,7 @@ _KEY = b"key of the instance"
 # Looked at more rarely than in production, to spare steps.
 OBSERVER = ObserverSettings(tick_ms=500, stall_ms=1_500)
 # An agent that was silent for longer than this is suspected; nobody is who was heard this lately.
-MUST_SUSPECT_MS = 8_000
+MUST_SUSPECT_MS = 10_000
 MAY_SUSPECT_MS = 2_900
 
 
@@ -95,6 +95,7 @@ class SimRegistry(Server):
         else:
             del self._shown[ident]
             self.say("sees the lease of", ident, "expire")
+            self.kernel.tally["agent lost its lease"] += 1
             self._tell(lambda leader: leader.on_unregistered(ident))
 
     def watch(self, leader: SimLeader) -> None:
@@ -167,6 +168,8 @@ class SimMonitor(Part):
     def _look(self) -> None:
         changes = self.table.verdicts(self.boot_ms())
         for verdict in changes:
+            kind = "agent suspected" if verdict.suspected else "agent trusted again"
+            self.kernel.tally[kind] += 1
             self.say("suspects" if verdict.suspected else "trusts", verdict.agent, verdict.why)
             silent_ms = self._listened_ms() - self._reported_ms.get(verdict.agent, 0)
             if verdict.suspected and silent_ms < MAY_SUSPECT_MS:

@@ -53,6 +53,7 @@ class SimSession:
             self._assigned.append(_assignment(task, clock_ms))
         self._cancels += [(_key(ref), wish) for ref, wish in push.cancel]
         self._acks += [_key(ref) for ref, _ in push.acks]
+        self.leader.kernel.tally["attempt dropped"] += len(push.drop)
         self._drops += [_key(ref) for ref in push.drop]
         self._drain = self._drain or push.drain
         self._send()

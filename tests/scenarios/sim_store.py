@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from tests.scenarios.sim_books import CLOCK_MS, Books, label
-from tests.scenarios.sim_kernel import Kernel, SimulationError
+from tests.scenarios.sim_kernel import FASTEST, Kernel, SimulationError
 from tests.scenarios.sim_network import Network, Server
 
 from muster.domain.agent_lifecycle import AgentWish
@@ -67,8 +67,8 @@ class SimStore(Server):
         return self.disk.memory.clock_ms
 
     def ceiling_clock_ms(self) -> int:
-        """The most that the cluster's clock can be: it never runs faster than time."""
-        return CLOCK_MS + self.kernel.now_ms
+        """The most that the cluster's clock can be: it runs no faster than a machine's clock."""
+        return CLOCK_MS + int(self.kernel.now_ms * FASTEST)
 
     # ----------------------------------------------------------------------- cluster
 

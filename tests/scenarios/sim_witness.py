@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.scenarios.sim_books import CLOCK_JUMPS_MS, label
-from tests.scenarios.sim_kernel import SimulationError
+from tests.scenarios.sim_kernel import FASTEST, SimulationError
 
 from muster.agent.events import AttemptKey
 from muster.domain.agent import AgentRecord
@@ -68,7 +68,7 @@ class Witness:
     def begin(self) -> None:
         """The leader has its term."""
         self._led_since_ms = self._listened_ms()
-        self._began_ms = self._leader.kernel.now_ms
+        self._began_ms = self._leader.boot_ms()
 
     def stand_still(self, ms: int) -> None:
         """The leader is frozen, and hears nobody."""
@@ -77,12 +77,12 @@ class Witness:
 
     def _listened_ms(self) -> int:
         """A clock that stands still while the leader does."""
-        return self._leader.kernel.now_ms - self._stood_still_ms
+        return self._leader.boot_ms() - self._stood_still_ms
 
     def hear(self, ident: AgentId, incarnation: int = 0) -> None:
         self._heard_ms[ident] = self._listened_ms()
         if incarnation:
-            self._spoken_ms[ident, incarnation] = self._leader.kernel.now_ms
+            self._spoken_ms[ident, incarnation] = self._leader.boot_ms()
 
     def excuse(self, ident: AgentId) -> None:
         """Something was heard that lets this agent's tasks move."""
@@ -160,7 +160,7 @@ class Witness:
         for ref in dropped:
             truth = self._leader.world.books.attempts[ref.task_id, ref.attempt]
             waited_ms = self._leader.kernel.now_ms - truth.pushed_ms
-            never_began = not truth.started and waited_ms >= UNSTARTED_MS
+            never_began = not truth.started and waited_ms * FASTEST >= UNSTARTED_MS
             if truth.incarnation >= agent.incarnation and not never_began:
                 name = label(ref.task_id, ref.attempt)
                 raise SimulationError(
@@ -192,7 +192,7 @@ class Witness:
     ) -> None:
         """17: what may still run elsewhere is not given out before that is over."""
         leader, before = self._leader, task.status
-        now_ms = leader.kernel.now_ms
+        now_ms = leader.boot_ms()
         if status.state is TaskState.ASSIGNED:
             early_ms = self._fenced_until_ms.pop(task, 0) - now_ms
             if early_ms > FENCES_SHRINK_MS:
@@ -208,6 +208,7 @@ class Witness:
             if died in self._killed:
                 raise SimulationError(f"invariant 9: two suspects are charged with {died}")
             self._killed.add(died)
+        self._count(task, status, effects)
         stop = task.spec.on_disconnect is OnDisconnect.STOP and before.state in HELD_STATES
         if not stop or status.state is not TaskState.PENDING:
             return
@@ -221,6 +222,16 @@ class Witness:
             raise SimulationError(
                 f"invariant 17: {task!r} is lost after {silent_ms} ms and waits {fence_ms} ms"
             )
+
+    def _count(self, task: OpenTask, status: TaskStatus, effects: tuple[Effect, ...]) -> None:
+        given_back = any(e.kind is EffectKind.ACK for e in effects)
+        if task.status.state not in HELD_STATES or status.state is not TaskState.PENDING:
+            return
+        if not given_back:
+            unstarted = "did not start it" in status.why
+            kind = f"`{task.spec.on_disconnect.value.lower()}` task lost"
+            tally = self._leader.kernel.tally
+            tally["task taken back unstarted" if unstarted else kind] += 1
 
     def check_told(self) -> None:
         """Where there is a session, an agent knows what it is to end, and the leader who waits."""
@@ -240,9 +251,9 @@ class Witness:
                     continue
                 if not wished and held.waiting == task.waiting:
                     continue
-                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                since_ms = before.get((ident, key), leader.boot_ms())
                 self._untold_ms[ident, key] = since_ms
-                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                if leader.boot_ms() - since_ms > FOREIGN_MS:
                     what = "to end" if wished else "who waits"
                     raise SimulationError(f"invariants 13 and 18: {ident} and {task!r}: {what}")
 
@@ -259,9 +270,9 @@ class Witness:
                 ours = task is not None and task.status.attempt == key.attempt
                 if ours or held.stop is not None:
                     continue
-                since_ms = before.get((ident, key), leader.kernel.now_ms)
+                since_ms = before.get((ident, key), leader.boot_ms())
                 self._foreign_ms[ident, key] = since_ms
-                if leader.kernel.now_ms - since_ms > FOREIGN_MS:
+                if leader.boot_ms() - since_ms > FOREIGN_MS:
                     raise SimulationError(f"{runtime.name} goes on with {label(*key)}, not its own")
 
 

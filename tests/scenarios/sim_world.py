@@ -12,11 +12,14 @@ from tests.scenarios.sim_agent import Machine, Runtime
 from tests.scenarios.sim_books import Books, label
 from tests.scenarios.sim_checks import check_all
 from tests.scenarios.sim_clients import Gateway
+from tests.scenarios.sim_etcd import SimEtcd
 from tests.scenarios.sim_executor import Habits, RunsOfStop
 from tests.scenarios.sim_faults import Faults
 from tests.scenarios.sim_kernel import CALM, Kernel, Part, SimulationError
 from tests.scenarios.sim_leader import SimLeader
 from tests.scenarios.sim_network import Network
+from tests.scenarios.sim_operators import Operators
+from tests.scenarios.sim_scheduler import SimScheduler
 from tests.scenarios.sim_servers import SimMonitor, SimRegistry
 from tests.scenarios.sim_store import SimStore
 
@@ -28,15 +31,12 @@ from muster_scheduler.core.records import AgentEntry
 
 FAULTS_END_MS = 10_000
 # Silence, fences, pauses and a last takeover, one after the other.
-LIMIT_MS = 240_000
-# etcd's lease of the lead.
-LEAD_MS = 3_000
-ELECTION_MS = (200, 1_500)
+LIMIT_MS = 600_000
 LOOK_MS = 500
 # One seed in so many has two storage services.
 OVERTAKING_SEEDS = 4
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")
-REPLAY = "python -m tests.scenarios.replay --seed"
+REPLAY = "python -m tests.scenarios.replay"
 
 
 class World:
@@ -52,28 +52,28 @@ class World:
         self.books = Books(kernel)
         self.network = Network(kernel)
         self.store = SimStore(kernel, self.network, self.books)
+        self.etcd = SimEtcd(kernel, self.network)
         self.registry = SimRegistry(kernel, self.network, self.store)
         self.monitor = SimMonitor(kernel, self.network)
         self.stops = RunsOfStop()
         self.habits: dict[TaskId, Habits] = {}
         self.leaders: list[SimLeader] = []
         self.incarnations: dict[tuple[AgentId, int], Runtime] = {}
-        # Until then everything sleeps, as on a machine that was closed.
-        self.asleep_until_ms = 0
         self.strategy = self.rng.choice(STRATEGIES)
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
-        self._holds_back = self.rng.random() < 0.5
+        self.holds_back = self.rng.random() < 0.5
         self.machines = {
             ident: Machine(self, ident, self.rng.choice((1, 2, 4)))
             for ident in map(AgentId, ("a", "b", "c")[: self.rng.choice((2, 3, 3))])
         }
-        self.elect()
+        names = ("s1", "s2", "s3")[: self.rng.choice((1, 2, 2, 3))]
+        self.schedulers = [SimScheduler(self, name) for name in names]
+        self.operators = Operators(self)
         for machine in self.machines.values():
             kernel.at(self.rng.random() * 1_000, machine.start)
         self.gateway = Gateway(self)
         self.gateway.plan(requests, FAULTS_END_MS)
-        self._faults = Faults(self)
-        self._faults.plan(FAULTS_END_MS)
+        Faults(self).plan(FAULTS_END_MS)
         kernel.at(FAULTS_END_MS, self._becalm)
 
     def run(self) -> None:
@@ -88,33 +88,37 @@ class World:
                 f"{what}\n{self.kernel.trace()}\n{what}\nall of it: {REPLAY} {self.seed}"
             ) from error
 
-    # ------------------------------------------------------------------ the leader
+    # -------------------------------------------------------------------- services
 
     @property
     def leader(self) -> SimLeader | None:
-        """Whoever was elected last, if it lives."""
-        return self.leaders[-1] if self.leaders[-1].alive else None
+        """Whoever began to lead last, if it lives."""
+        return self.leaders[-1] if self.leaders and self.leaders[-1].alive else None
 
-    def elect(self) -> None:
-        self.leaders.append(SimLeader(self, f"leader{len(self.leaders) + 1}"))
-        self._watch(self.leaders[-1], self.kernel.now_ms)
+    def start_scheduler_later(self, name: str) -> None:
+        """Somebody starts a scheduler that has ended."""
 
-    def _watch(self, leader: SimLeader, renewed_ms: int) -> None:
-        """Its lease in etcd runs out when it is dead, frozen or cut off."""
-        now_ms = self.kernel.now_ms
-        if self.leaders[-1] is not leader:
-            return
-        reached = self.network.passes(leader, self.registry)
-        if now_ms < self.asleep_until_ms or (leader.alive and not leader.frozen and reached):
-            renewed_ms = now_ms
-        leader.restricted = self._holds_back and now_ms - renewed_ms > LEAD_MS / 2
-        if now_ms - renewed_ms > LEAD_MS or not leader.alive:
-            self.kernel.at(self.rng.randint(*ELECTION_MS), self.elect)
-        else:
-            self.kernel.at(LOOK_MS, lambda: self._watch(leader, renewed_ms))
+        def start() -> None:
+            self.schedulers = [s for s in self.schedulers if s.name != name]
+            self.schedulers.append(SimScheduler(self, name))
+
+        self.kernel.at(self.rng.choice((200, 1_500)), start)
+
+    def restart_monitor(self, after_ms: int) -> None:
+        """It is killed, and another one started."""
+        self.monitor.say("is killed")
+        self.monitor.end()
+
+        def start() -> None:
+            if not self.monitor.alive:
+                self.monitor = SimMonitor(self.kernel, self.network)
+
+        self.kernel.at(after_ms, start)
 
     def dial(self, part: Part) -> SimLeader | None:
         """A leader as the part knows it: now and then the one before."""
+        if not self.leaders:
+            return None
         leader = self.leaders[-1]
         if self.rng.random() < 0.1 and len(self.leaders) > 1 and not self.calm:
             leader = self.leaders[-2]
@@ -144,7 +148,7 @@ class World:
         self.kernel.weather = CALM
         self.gateway.end_services()
         for ident in self.machines:
-            self._faults.wish(ident, AgentWish.NONE)
+            self.operators.wish(ident, AgentWish.NONE)
         self._look()
 
     def _look(self) -> None:
@@ -156,7 +160,7 @@ class World:
         leader = self.leader
         if self.store.open or leader is None or leader.frozen or leader.state.tasks:
             return False
-        if not leader.ready or self.gateway.unanswered or self._faults.wishes_open:
+        if not leader.ready or self.gateway.unanswered or self.operators.wishes_open:
             return False
         return all(_is_at_rest(m, leader.state.agents.get(m.id)) for m in self.machines.values())
 

@@ -308,6 +308,12 @@ class Cluster(BaseModel):
     """The cluster's figures; `leader` is null and the rest left out while nobody leads."""
 
     leader: str | None
+    halted: str | None = Field(
+        None, description="Why nothing is scheduled until an operator decides; else left out."
+    )
+    alarms: dict[str, str] | None = Field(
+        None, description="What the leader has raised an alarm about, by name; else left out."
+    )
     tasks: dict[str, int] | None = Field(description="The tenant's tasks by state.")
     term: int | None = None
     clock_ms: int | None = None
@@ -322,6 +328,12 @@ class Cluster(BaseModel):
     strategy: str | None = None
     policy_etag: str | None = Field(None, description="Which stored policy the leader places by.")
     objective: Objective | None = None
+
+
+class AcceptedStore(BaseModel):
+    """An operator has accepted a store that was rolled back."""
+
+    accepted: str
 
 
 class Weights(Strict):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from muster.api.v1 import scheduler_pb2_grpc
-from muster.domain.errors import NotLeader, Unavailable
+from muster.domain.errors import NotLeader, StoreRolledBack, Unavailable
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_s
 
@@ -54,6 +54,9 @@ class LeaderClient:
                     timeout_s=timeout_s,
                     streamed=streamed,
                 )
+            except StoreRolledBack:
+                # It leads, and knows better than to go on.
+                raise
             except NotLeader as error:
                 failure: Unavailable = error
                 # Another call may have turned elsewhere meanwhile; then that holds.

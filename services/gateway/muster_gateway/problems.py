@@ -77,6 +77,7 @@ _TITLE: Mapping[str, str] = {
     "overloaded": "Too much is asked at once",
     "unavailable": "A part of the cluster does not answer",
     "not_leader": "The cluster has no leader at the moment",
+    "store_rolled_back": "The store was rolled back, and an operator must decide",
     "deadline_exceeded": "A part of the cluster answered too late",
     "internal": "Something went wrong inside",
 }

@@ -57,6 +57,7 @@ ACCESS: Mapping[tuple[str, str], Role | None] = MappingProxyType(
         ("POST", "/v1/plans"): Role.SUBMITTER,
         ("GET", "/v1/events"): Role.VIEWER,
         ("GET", "/v1/cluster"): Role.VIEWER,
+        ("POST", "/v1/cluster/accept-store"): Role.ADMIN,
         ("GET", "/v1/agents"): Role.VIEWER,
         ("GET", "/v1/agents/{id}"): Role.VIEWER,
         ("POST", "/v1/agents/{id}/cordon"): Role.OPERATOR,

@@ -149,6 +149,16 @@ async def get_cluster(call: Call) -> Response:
     return Response(encode(out), media_type=JSON)
 
 
+async def accept_store(call: Call) -> Response:
+    known_queries(call.request)
+    response: scheduler_pb2.AcceptStoreResponse = await call.gateway.leader.call(
+        "AcceptStore",
+        scheduler_pb2.AcceptStoreRequest(who=call.caller.key_id),
+        timeout_s=_LEADER_TIMEOUT_S,
+    )
+    return Response(encode({"accepted": response.was}), media_type=JSON)
+
+
 _TAG = "agents"
 
 
@@ -199,5 +209,23 @@ ROUTES: tuple[Route, ...] = (
         "Counts, capacity, leader",
         "cluster",
         (Answer(200, "The cluster's figures.", documents.Cluster),),
+    ),
+    Route(
+        "POST",
+        "/v1/cluster/accept-store",
+        accept_store,
+        "Go on with a store that was rolled back",
+        "cluster",
+        (
+            Answer(
+                200,
+                "Scheduling goes on; `accepted` is what was wrong.",
+                documents.AcceptedStore,
+                example={"accepted": "Redis was rolled back by 5.2 s"},
+            ),
+        ),
+        about="What the store has lost is lost, and what it believes to be open runs again.",
+        problems=(409,),
+        audited=True,
     ),
 )

@@ -13,6 +13,7 @@ from muster.domain.errors import (
     DeadlineExceeded,
     MusterError,
     Overloaded,
+    StoreRolledBack,
     Unavailable,
 )
 from muster.domain.ids import request_prefix, task_id
@@ -148,6 +149,9 @@ class Submitter:
         """Durable when it returns."""
         try:
             await self._leader.call("Submit", chunk, timeout_s=_SUBMIT_TIMEOUT_S)
+        except StoreRolledBack:
+            # What is written now may be gone once the operator has put things right.
+            raise
         except (Unavailable, DeadlineExceeded) as error:
             await self._create(chunk, error)
             TASKS_SUBMITTED.labels("storage").inc(len(chunk.tasks))

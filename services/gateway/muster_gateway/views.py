@@ -234,6 +234,9 @@ _EVENT_NAMES: Mapping[int, str] = {
     storage_pb2.EVENT_KIND_AGENT_WISH_CHANGED: "agent.wish_changed",
     storage_pb2.EVENT_KIND_LEADER_CHANGED: "leader.changed",
     storage_pb2.EVENT_KIND_TASK_STRAGGLER: "task.straggler",
+    storage_pb2.EVENT_KIND_AGENT_RECOVERY: "agent.recovery",
+    storage_pb2.EVENT_KIND_CLUSTER_ALARM: "cluster.alarm",
+    storage_pb2.EVENT_KIND_TASK_STUCK: "task.stuck",
 }
 
 
@@ -261,6 +264,8 @@ def event_json(event: storage_pb2.Event) -> bytes:
             "AGENT_STATE_"
         )
         out["incarnation"] = event.incarnation
+    if event.kind == storage_pb2.EVENT_KIND_CLUSTER_ALARM:
+        out |= {"alarm": event.note, "over": not event.why}
     if event.why:
         out["why"] = event.why
     if event.kind == storage_pb2.EVENT_KIND_TASK_PROGRESS:
@@ -338,7 +343,16 @@ def cluster_out(
         "leader": None,
         "tasks": dict(sorted(by_state.items())) if by_state is not None else None,
     }
-    if status is not None:
+    if status is not None and status.alarms:
+        out["alarms"] = dict(sorted(status.alarms.items()))
+    if status is not None and status.halted:
+        out |= {
+            "leader": status.leader or None,
+            "halted": status.halted,
+            "term": status.term,
+            "version": status.version,
+        }
+    elif status is not None:
         out |= {
             "leader": status.leader or None,
             "term": status.term,

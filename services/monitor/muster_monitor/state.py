@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.rpc.listeners import Signal
+from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
@@ -61,6 +62,8 @@ class MonitorState:
     ) -> None:
         self.table = FailureTable(settings)
         self.board = SuspicionBoard()
+        # What detectors have to say goes here, and becomes alerts.
+        self.findings = FindingInbox()
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()

@@ -18,6 +18,7 @@ from muster.api.v1.storage_pb2_grpc import StorageServiceStub
 from muster.domain.ids import AgentId
 from muster.etcd.client import EtcdClient
 from muster.etcd.lease import LeaseKeeper
+from muster.etcd.vetting import vet
 from muster.rpc.channels import ServiceChannel
 from muster.rpc.clock import boot_ms, wall_ms
 from muster.rpc.metrics_http import serve_metrics
@@ -46,12 +47,12 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     cluster = Cluster(boot_ms)
     storage = ServiceChannel(config.storage, secret=config.secret, what="storage")
 
-    async def next_incarnation(agent: AgentId) -> int:
+    async def next_incarnation(agent: AgentId, above: int) -> int:
         # Repeating it skips numbers, which harms nobody: incarnations only have to grow.
         answer = await storage.call(
             StorageServiceStub,
             "NextIncarnation",
-            storage_pb2.NextIncarnationRequest(agent=agent),
+            storage_pb2.NextIncarnationRequest(agent=agent, above=above),
             timeout_s=_INCARNATION_TIMEOUT_S,
             retry=True,
         )
@@ -72,7 +73,10 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
         metrics = serve_metrics(config.metrics_listen, cluster.why_not_ready, figures)
         collector = ClusterCollector(cluster)
         async with asyncio.TaskGroup() as group:
+            # Its error ends the process: nothing is written to a bad etcd for longer than that.
+            vetted = vet(client, asyncio.Event(), embedded=config.etcd_embedded)
             work = [
+                group.create_task(vetted, name="etcd's version"),
                 group.create_task(cluster.follow_agents(client), name="agents"),
                 group.create_task(cluster.follow_leader(client), name="leader"),
                 group.create_task(cluster.probe(client), name="probe"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from muster.rpc.settings import address, addresses, number
+from muster.rpc.settings import address, addresses, flag, number
 from muster_registry.heartbeat_policy import HeartbeatPolicy
 
 
@@ -20,6 +20,7 @@ class Config:
     storage: tuple[str, ...]
     monitors: tuple[str, ...]
     policy: HeartbeatPolicy
+    etcd_embedded: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -39,4 +40,5 @@ class Config:
             storage=addresses(environ, "MUSTER_STORAGE"),
             monitors=addresses(environ, "MUSTER_MONITORS", optional=True),
             policy=HeartbeatPolicy(int(interval_ms), rate),
+            etcd_embedded=flag(environ, "MUSTER_ETCD_EMBEDDED"),
         )

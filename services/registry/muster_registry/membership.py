@@ -51,7 +51,7 @@ class Membership:
         client: EtcdClient,
         keeper: LeaseKeeper,
         view: AgentView,
-        next_incarnation: Callable[[AgentId], Awaitable[int]],
+        next_incarnation: Callable[[AgentId, int], Awaitable[int]],
     ) -> None:
         self._client = client
         self._keeper = keeper
@@ -79,7 +79,11 @@ class Membership:
                 kv = await self._client.get(key)
                 before = decode(kv) if kv is not None else None
                 admission = admit(spec.id, _holder(before), key_hash, incarnation)
-                given = admission.incarnation or given or await self._next_incarnation(spec.id)
+                # A store that was rolled back may have forgotten what it gave out.
+                above = before.record.incarnation if before is not None else 0
+                given = (
+                    admission.incarnation or given or await self._next_incarnation(spec.id, above)
+                )
                 lease_id = lease_id or await self._client.grant(ttl_s)
                 value = encode(AgentRecord(spec, given, lease_id, at_ms), key_hash)
                 try:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from importlib.metadata import version
 
 import structlog
 
 from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
 from muster.cancellation import contained
-from muster.domain.errors import MusterError, StaleTerm
+from muster.domain.errors import MusterError, StaleTerm, Unavailable
 from muster.domain.policy import Policy
 from muster.etcd.client import EtcdClient
 from muster.etcd.election import Deposed, Elected, Election, observe
 from muster.etcd.keys import LEADER_KEY
+from muster.etcd.vetting import vet
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
 from muster.rpc.server import RpcServer
 from muster_scheduler import metrics
+from muster_scheduler.alarms import STORE_ROLLED_BACK
 from muster_scheduler.config import Config
-from muster_scheduler.errors import passes
+from muster_scheduler.core.generation import Found, Lost, RolledBack
+from muster_scheduler.errors import StoreChanged, passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
 from muster_scheduler.learner import Learner
+from muster_scheduler.publisher import Publisher
 from muster_scheduler.service import SchedulerService
+from muster_scheduler.store_halt import HALTED, Halt, until_decided
+from muster_scheduler.store_marker import StoreMarker, show_lost
 from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.warming import Warming
 from muster_scheduler.watching import follow_monitor, follow_registry
@@ -56,6 +63,8 @@ class Scheduler:
     def why_not_ready(self) -> str | None:
         """None while leading with all tasks loaded, or while standing by for a living leader."""
         leader = self.service.leader
+        if self.service.halt is not None:
+            return HALTED + self.service.halt.why
         if leader is not None:
             return None if leader.ready.is_set() else "open tasks are still being loaded"
         if self._elected.is_set():
@@ -75,13 +84,18 @@ class Scheduler:
         await http.start()
         client = EtcdClient(list(self._config.etcd))
         await client.open()
+        etcd_is_good = asyncio.Event()
         election = Election(client, ttl_s=self._config.leader_ttl_s, value=self._advertise.encode())
         try:
             async with asyncio.TaskGroup() as group:
                 work = [
-                    group.create_task(election.campaign(self._report), name="campaign"),
+                    group.create_task(
+                        vet(client, etcd_is_good, embedded=self._config.etcd_embedded),
+                        name="etcd's version",
+                    ),
+                    group.create_task(self._campaign(election, etcd_is_good), name="campaign"),
                     group.create_task(self._observe(client), name="observe"),
-                    group.create_task(self._lead_when_elected(election), name="lead"),
+                    group.create_task(self._lead_when_elected(election, client), name="lead"),
                     group.create_task(self._warming.watch(), name="warm"),
                 ]
                 await stop.wait()
@@ -99,6 +113,10 @@ class Scheduler:
             await client.close()
             for channel in (self._storage, self._registry, *self._monitors):
                 await channel.close()
+
+    async def _campaign(self, election: Election, etcd_is_good: asyncio.Event) -> None:
+        await etcd_is_good.wait()
+        await election.campaign(self._report)
 
     def _report(self, change: Elected | Deposed) -> None:
         leader = self.service.leader
@@ -119,8 +137,9 @@ class Scheduler:
             self._etcd_seen = True
             self.service.leader_address = value.decode() if value else ""
 
-    async def _lead_when_elected(self, election: Election) -> None:
+    async def _lead_when_elected(self, election: Election, client: EtcdClient) -> None:
         failures = 0
+        marker = StoreMarker(client, self.service.alarms)
         while True:
             await self._elected.wait()
             if not election.is_leader():
@@ -128,11 +147,12 @@ class Scheduler:
                 await asyncio.sleep(_REPORT_PAUSE_S)
                 continue
             try:
-                leader = await self._take_term()
+                await contained(self._lead_a_term(marker))
                 failures = 0
-                await contained(self._lead(leader))
             except* StaleTerm as group:
                 _LOG.warning("another scheduler has taken the lead", reason=str(_first(group)))
+            except* StoreChanged as group:
+                _LOG.error("the lead is taken anew", reason=str(_first(group)))
             except* MusterError as group:
                 _LOG.error(
                     "leading was interrupted", reason=str(_first(group)), exc_info=_bug(group)
@@ -140,30 +160,73 @@ class Scheduler:
             failures += 1
             await asyncio.sleep(full_jitter(failures))
 
-    async def _take_term(self) -> Leader:
+    async def _lead_a_term(self, marker: StoreMarker) -> None:
+        """Takes a term and leads until it is lost; halts before a store that was rolled back."""
+        await marker.read()
         answer = await self._storage.call(
             _Store,
             "AcquireTerm",
-            storage_pb2.AcquireTermRequest(candidate=self._advertise),
+            storage_pb2.AcquireTermRequest(candidate=self._advertise, above_term=marker.above_term),
             timeout_s=STORE_TIMEOUT_S,
             retry=True,
         )
+        found = Found(answer.clock_ms, answer.store, answer.weak, answer.run)
+        verdict = marker.judge(found)
+        if isinstance(verdict, RolledBack):
+            await self._halt(verdict, found, answer.term, marker)
+            return
+        try:
+            # Before anything is done in this term, so that it is never given out again.
+            await marker.accept(found, answer.term)
+        except Unavailable as error:
+            # An etcd that takes no writes must not stop a leader that it let in.
+            _LOG.warning("etcd is not told of the term", reason=str(error))
+        lost = ""
+        if isinstance(verdict, Lost):
+            lost = verdict.why
+            metrics.STORE_LOST_SECONDS.inc(verdict.ms / 1000)
         policies = StoredPolicy(self._storage, Policy(self._config.strategy))
         await policies.read()
-        leader = Leader(self._storage, answer.term, answer.clock_ms, policies, self._advertise)
+        leader = Leader(
+            self._storage, answer.term, answer.clock_ms, policies, self._advertise, answer.run
+        )
         await leader.load_wishes()
-        return leader
+        await self._lead(leader, marker, answer.store, lost)
 
-    async def _lead(self, leader: Leader) -> None:
+    async def _halt(
+        self, verdict: RolledBack, found: Found, term: int, marker: StoreMarker
+    ) -> None:
+        alarms = self.service.alarms
+        publisher = Publisher(self._storage, term)
+        halt = Halt(self._advertise, term, verdict.why, found, partial(marker.accept, found, term))
+        async with asyncio.TaskGroup() as group:
+            publishing = group.create_task(publisher.run(), name="publisher")
+            alarms.publish_by(publisher.add)
+            alarms.start(STORE_ROLLED_BACK, halt.why)
+            self.service.halt = halt
+            try:
+                await until_decided(halt, self._storage, self._elected.is_set)
+            finally:
+                self.service.halt = None
+                alarms.publish_by(None)
+                publishing.cancel()
+
+    async def _lead(self, leader: Leader, marker: StoreMarker, store: str, lost: str) -> None:
         # The election may have been lost while the term was being taken.
         leader.restricted = not self._elected.is_set()
         self.service.leader = leader
         metrics.LEADER.set(1)
         metrics.TERM.set(leader.term)
         _LOG.info("leading", term=leader.term)
+        alarms = self.service.alarms
+        alarms.publish_by(leader.publisher.add)
+        alarms.end(STORE_ROLLED_BACK)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(leader.run(), name="leader")
+                group.create_task(marker.keep(leader, store), name="store marker")
+                if lost:
+                    group.create_task(show_lost(alarms, lost), name="lost writes")
                 if self._config.learn_every_s:
                     learner = Learner(leader, self._config.learn_every_s)
                     group.create_task(learner.run(), name="learner")
@@ -172,6 +235,7 @@ class Scheduler:
                     group.create_task(follow_monitor(leader, monitor), name="monitor")
         finally:
             self.service.leader = None
+            alarms.publish_by(None)
             metrics.forget_leadership()
 
 

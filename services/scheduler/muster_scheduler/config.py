@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muster.domain.errors import ConfigurationError, InvalidInput
-from muster.rpc.settings import address, addresses
+from muster.rpc.settings import address, addresses, flag
 from muster_scheduler.placement import strategy
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY
 
@@ -21,6 +21,7 @@ class Config:
     """Addresses are host:port. `advertise` is what agents and gateways are told to dial.
 
     `learn_every_s` is the least time between two trainings; 0 = nothing is learned.
+    `etcd_embedded`: its version does not matter, because `muster up` owns it.
     """
 
     listen: str
@@ -34,6 +35,7 @@ class Config:
     strategy: str = DEFAULT_STRATEGY
     leader_ttl_s: int = 3
     learn_every_s: int = DEFAULT_LEARN_EVERY_S
+    etcd_embedded: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -63,6 +65,7 @@ class Config:
             strategy=chosen,
             leader_ttl_s=int(ttl),
             learn_every_s=int(learn),
+            etcd_embedded=flag(environ, "MUSTER_ETCD_EMBEDDED"),
         )
 
 

@@ -6,6 +6,12 @@ from muster.domain.errors import DeadlineExceeded, MusterError, Overloaded, Unav
 from muster.rpc.channels import ServiceChannel
 
 
+class StoreChanged(MusterError):
+    """The store went back behind what this leader had written: all of it is to be read again."""
+
+    code = "store_changed"
+
+
 def passes(error: MusterError) -> bool:
     """True for a peer that is away, slow or full, and for one that failed in a way it has no
     word for (a broken connection may look like that); False when it has refused the request."""

@@ -43,7 +43,7 @@ from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import StoreChanged, passes, turn_from
 from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
@@ -116,8 +116,10 @@ class Leader:
         clock_ms: int,
         policies: StoredPolicy,
         address: str,
+        store_run: str = "",
     ) -> None:
         self.storage = storage
+        self.store_run = store_run
         self.term = term
         self.address = address
         self.restricted = False
@@ -158,6 +160,11 @@ class Leader:
         return Now(boot, clock, wall_ms())
 
     @property
+    def stored_clock_ms(self) -> int:
+        """The cluster's clock as storage has confirmed it."""
+        return self._clock_base_ms
+
+    @property
     def confirmed(self) -> bool:
         """Whether storage has confirmed the term lately."""
         return boot_ms() - self._confirmed_boot_ms < CONFIRMED_FOR_MS
@@ -170,7 +177,8 @@ class Leader:
     # -------------------------------------------------------------------- run
 
     async def run(self) -> None:
-        """Leads until the term is lost (StaleTerm) or the task is cancelled."""
+        """Leads until the term is lost (StaleTerm), the store may hold other things than this
+        leader believes (StoreChanged), or the task is cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._confirm(), name="confirm term")
@@ -223,6 +231,8 @@ class Leader:
             failures = 0
             if not answer.current:
                 raise StaleTerm(self.term, self.term + 1)
+            if answer.clock_ms < self._clock_base_ms or answer.run != self.store_run:
+                raise StoreChanged("the store was started again or replaced under this leader")
             self._clock_base_ms, self._clock_boot_ms = answer.clock_ms, started
             self._confirmed_boot_ms = started
             await asyncio.sleep(CONFIRM_EVERY_S)

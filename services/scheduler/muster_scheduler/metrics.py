@@ -26,6 +26,11 @@ OBJECTIVE_B = Gauge("muster_objective_b_ratio", "B: standard deviation of the ag
 OBJECTIVE = (OBJECTIVE_T, OBJECTIVE_U, OBJECTIVE_B)
 LEADER = Gauge("muster_scheduler_leader", "1 while this process leads.")
 TERM = Gauge("muster_scheduler_term", "The term of this leader, 0 without the lead.")
+ALARM = Gauge("muster_cluster_alarm", "1 while this leader's alarm stands, by name.", ("name",))
+STORE_LOST_SECONDS = Counter(
+    "muster_store_lost_seconds",
+    "Cluster time by which a weak store was behind when it was started again.",
+)
 PLACE_SECONDS = Histogram(
     "muster_placement_duration_seconds",
     "Time of one round of placement.",

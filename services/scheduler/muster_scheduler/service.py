@@ -10,12 +10,20 @@ import structlog
 
 from muster.api.v1 import agent_pb2, scheduler_pb2, scheduler_pb2_grpc
 from muster.domain.agent_lifecycle import AgentWish
-from muster.domain.errors import Conflict, InvalidInput, NotFound, NotLeader, Unavailable
+from muster.domain.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    NotLeader,
+    StoreRolledBack,
+    Unavailable,
+)
 from muster.domain.ids import TaskId, TenantId, parse_agent_id
 from muster.domain.task import MAX_BATCH_TASKS
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster.rpc import conversion
 from muster_scheduler import metrics
+from muster_scheduler.alarms import Alarms
 from muster_scheduler.core import agents, tasks
 from muster_scheduler.core.explain import explain
 from muster_scheduler.core.foretelling import remaining_s
@@ -25,6 +33,7 @@ from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
 from muster_scheduler.planning import Planner, predicted_run_s
 from muster_scheduler.sessions import Session as OpenSession
+from muster_scheduler.store_halt import Halt
 
 _LOG = structlog.get_logger("muster.scheduler")
 
@@ -44,11 +53,15 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     def __init__(self, version: str) -> None:
         self.leader: Leader | None = None
         self.leader_address = ""
+        self.halt: Halt | None = None
+        self.alarms = Alarms()
         self._version = version
         self._planner = Planner()
 
     async def _leading(self) -> Leader:
         leader = self.leader
+        if self.halt is not None:
+            raise StoreRolledBack(self.halt.why)
         if leader is None or leader.over:
             raise NotLeader(self.leader_address)
         if not leader.ready.is_set():
@@ -156,6 +169,14 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def GetClusterStatus(
         self, request: scheduler_pb2.GetClusterStatusRequest, context: Any
     ) -> scheduler_pb2.GetClusterStatusResponse:
+        if self.halt is not None:
+            return scheduler_pb2.GetClusterStatusResponse(
+                leader=self.halt.address,
+                term=self.halt.term,
+                version=self._version,
+                halted=self.halt.why,
+                alarms=self.alarms.standing,
+            )
         leader = await self._leading()
         state = leader.state
         view = state.table.view()
@@ -181,7 +202,18 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             queued=counts["queued"],
             assigned=counts["assigned"],
             running=counts["running"],
+            alarms=self.alarms.standing,
         )
+
+    async def AcceptStore(
+        self, request: scheduler_pb2.AcceptStoreRequest, context: Any
+    ) -> scheduler_pb2.AcceptStoreResponse:
+        if self.halt is None:
+            await self._leading()
+            raise Conflict("the store was not rolled back: there is nothing to accept")
+        halt = self.halt
+        await halt.accept(request.who)
+        return scheduler_pb2.AcceptStoreResponse(was=halt.why)
 
     async def Session(
         self, request_iterator: AsyncIterator[scheduler_pb2.SessionRequest], context: Any

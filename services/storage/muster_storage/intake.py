@@ -36,8 +36,13 @@ MAX_EVENTS = 10_000
 _EVENT_TASK_ID = pb.Event.TASK_ID_FIELD_NUMBER
 _EVENT_WHY = pb.Event.WHY_FIELD_NUMBER
 _EVENT_OUTCOME = pb.Event.OUTCOME_FIELD_NUMBER
-_OF_TASKS = (pb.EVENT_KIND_TASK_PROGRESS, pb.EVENT_KIND_TASK_STRAGGLER)
-_PUBLISHED = (*_OF_TASKS, pb.EVENT_KIND_AGENT_CHANGED)
+_OF_TASKS = (
+    pb.EVENT_KIND_TASK_PROGRESS,
+    pb.EVENT_KIND_TASK_STRAGGLER,
+    pb.EVENT_KIND_TASK_STUCK,
+)
+_OF_AGENTS = (pb.EVENT_KIND_AGENT_CHANGED, pb.EVENT_KIND_AGENT_RECOVERY)
+_PUBLISHED = (*_OF_TASKS, *_OF_AGENTS, pb.EVENT_KIND_CLUSTER_ALARM)
 
 
 class _TaskEvents:
@@ -198,7 +203,7 @@ def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]
     out = []
     for event in request.events:
         if event.kind not in _PUBLISHED:
-            limit = "TASK_PROGRESS, TASK_STRAGGLER or AGENT_CHANGED"
+            limit = "an event of a task's progress, of an agent or of the cluster"
             raise InvalidInput("events.kind", event.kind, limit)
         if len(event.partial_json) > MAX_PARTIAL_BYTES:
             raise TooLarge(
@@ -217,7 +222,7 @@ def notices(request: pb.PublishRequest, now_ms: int) -> tuple[int, list[Notice]]
                 progress = task_pb2.TaskProgress(
                     fraction=event.fraction, note=event.note, at_ms=at_ms
                 ).SerializeToString()
-        elif event.kind == pb.EVENT_KIND_AGENT_CHANGED:
+        elif event.kind in _OF_AGENTS:
             names.check(parse_agent_id, event.agent)
             if event.tenant:
                 names.check(parse_tenant_id, event.tenant)

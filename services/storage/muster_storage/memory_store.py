@@ -12,6 +12,7 @@ from muster_storage.records import (
     NO_WISH,
     DeleteVerdict,
     Drop,
+    Durability,
     LogRef,
     PutVerdict,
     StoredKey,
@@ -30,13 +31,14 @@ class MemoryCluster:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._incarnations: Counter[str] = Counter()
+        self._name = ""
         self._policy = b""
         self._policy_version = 0
         self._wishes: dict[str, int] = {}
         self._keys: dict[str, StoredKey] = {}
 
-    async def acquire_term(self, head: str, event: bytes) -> tuple[int, int]:
-        self._memory.term += 1
+    async def acquire_term(self, head: str, event: bytes, above: int = 0) -> tuple[int, int]:
+        self._memory.term = max(self._memory.term, above) + 1
         self._memory.emit(head, event + number_field(_EVENT_TERM_FIELD, self._memory.term))
         return self._memory.term, self._memory.clock_ms
 
@@ -52,9 +54,17 @@ class MemoryCluster:
     async def clock_ms(self) -> int:
         return self._memory.clock_ms
 
-    async def next_incarnation(self, agent: str) -> int:
-        self._incarnations[agent] += 1
+    async def next_incarnation(self, agent: str, above: int = 0) -> int:
+        self._incarnations[agent] = max(self._incarnations[agent], above) + 1
         return self._incarnations[agent]
+
+    async def name(self, offered: str) -> str:
+        self._name = self._name or offered
+        return self._name
+
+    @property
+    def durability(self) -> Durability:
+        return Durability()
 
     async def policy(self) -> tuple[bytes, str]:
         return self._policy, str(self._policy_version)

@@ -77,6 +77,14 @@ class VerdictCode(IntEnum):
     NOT_FOUND = 3
 
 
+class Durability(NamedTuple):
+    """`weak`: it may lose the last seconds of what it acknowledged whenever it is started anew;
+    `run` then names the present start, "" = it does not tell."""
+
+    weak: bool = False
+    run: str = ""
+
+
 class Verdict(NamedTuple):
     """What became of a Change; `standing` is the status that won when the code is STALE.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from muster.domain.errors import Conflict
 from muster_storage.records import (
     DeleteVerdict,
     Drop,
+    Durability,
     LogRef,
     PutVerdict,
     StoredKey,
@@ -22,13 +23,27 @@ MAX_API_KEYS = 10_000
 class RedisCluster:
     """ClusterStore."""
 
-    def __init__(self, link: RedisLink, events_kept: int) -> None:
+    def __init__(
+        self, link: RedisLink, events_kept: int, durability: Callable[[], Durability]
+    ) -> None:
         self._link = link
         self._events_kept = events_kept
+        self._durability = durability
 
-    async def acquire_term(self, head: str, event: bytes) -> tuple[int, int]:
-        term, clock_ms = await self._link.script("acquire_term", self._events_kept, head, event)
+    async def acquire_term(self, head: str, event: bytes, above: int = 0) -> tuple[int, int]:
+        term, clock_ms = await self._link.script(
+            "acquire_term", self._events_kept, head, event, above
+        )
         return int(term), int(clock_ms)
+
+    async def name(self, offered: str) -> str:
+        key = f"{KEY_PREFIX}store"
+        _, name = await self._link.call_each([("SET", key, offered, "NX"), ("GET", key)])
+        return str(name.decode())
+
+    @property
+    def durability(self) -> Durability:
+        return self._durability()
 
     async def confirm_term(self, term: int, advance_ms: int) -> tuple[bool, int]:
         current, clock_ms = await self._link.script("confirm_term", term, advance_ms)
@@ -40,8 +55,13 @@ class RedisCluster:
     async def clock_ms(self) -> int:
         return int(await self._link.call("GET", f"{KEY_PREFIX}clock") or 0)
 
-    async def next_incarnation(self, agent: str) -> int:
-        return int(await self._link.call("HINCRBY", f"{KEY_PREFIX}incarnations", agent, 1))
+    async def next_incarnation(self, agent: str, above: int = 0) -> int:
+        key = f"{KEY_PREFIX}incarnations"
+        given = int(await self._link.call("HINCRBY", key, agent, 1))
+        if given <= above:
+            # Two that do this at once jump twice, which harms nobody: they only have to grow.
+            given = int(await self._link.call("HINCRBY", key, agent, above + 1 - given))
+        return given
 
     async def policy(self) -> tuple[bytes, str]:
         policy, etag = await self._link.call("HMGET", f"{KEY_PREFIX}policy", "v", "e")

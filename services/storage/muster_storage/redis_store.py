@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
+from muster_storage.records import Durability
 from muster_storage.redis_events import RedisEvents
 from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink, RedisRefusedError
 from muster_storage.redis_shared import RedisBlobs, RedisCluster, RedisValues
@@ -37,12 +38,13 @@ class RedisStore:
             address,
             timeout_s=timeout_s,
             name="calls",
-            fit=why_layout_unfit if allow_weak else why_unfit,
+            fit=self._fit_weak if allow_weak else why_unfit,
         )
+        self._durability = Durability()
         self._tail_link = RedisLink(address, timeout_s=timeout_s + TAIL_WAIT_S, name="events")
         self.events = RedisEvents(self._link, self._tail_link)
         self.tasks = RedisTasks(self._link, self.events, events_kept)
-        self.cluster = RedisCluster(self._link, events_kept)
+        self.cluster = RedisCluster(self._link, events_kept, lambda: self._durability)
         self.values = RedisValues(self._link)
         self.blobs = RedisBlobs(self._link)
 
@@ -52,8 +54,24 @@ class RedisStore:
             group.create_task(self._link.run(), name="redis calls")
             group.create_task(self._tail_link.run(), name="redis events")
 
+    async def _fit_weak(self, link: RedisLink) -> str | None:
+        """Finds out what this Redis may lose, and takes it all the same."""
+        weak = await why_weak(link) is not None
+        self._durability = Durability(weak, await _run_of(link) if weak else "")
+        return await why_layout_unfit(link)
+
     def why_not_ready(self) -> str | None:
         return self._link.why_not_ready() or self._tail_link.why_not_ready()
+
+
+async def _run_of(link: RedisLink) -> str:
+    """Names the run of this Redis process; "" when it may not be asked."""
+    try:
+        info = (await link.call("INFO", "server")).decode()
+    except RedisRefusedError:
+        return ""
+    found = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
+    return found[1] if found else ""
 
 
 async def why_unfit(link: RedisLink) -> str | None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -47,6 +48,8 @@ MAX_ANSWER_BYTES = 15 * 1024 * 1024
 # A step of the cluster's clock: a leader that was stopped for longer has lost its term.
 MAX_ADVANCE_MS = 10_000
 MAX_POLICY_BYTES = 1024 * 1024
+# Of terms and incarnations: scripts count exactly up to here.
+MAX_COUNTER = 2**53 - 1
 MAX_KEY_ID_CHARS = 64
 MAX_NAME_CHARS = 128
 ROLES = ("viewer", "submitter", "operator", "admin")
@@ -234,10 +237,17 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         _short("candidate", request.candidate)
         kind = pb.EVENT_KIND_LEADER_CHANGED
         event = pb.Event(kind=kind, at_ms=wall_ms(), note=request.candidate)
-        term, clock_ms = await self._store.cluster.acquire_term(
-            event_head(kind, "", 1), event.SerializeToString()
+        if not 0 <= request.above_term < MAX_COUNTER:
+            raise InvalidInput("above_term", request.above_term, f"0 to {MAX_COUNTER}")
+        cluster = self._store.cluster
+        name = await cluster.name(secrets.token_hex(16))
+        term, clock_ms = await cluster.acquire_term(
+            event_head(kind, "", 1), event.SerializeToString(), request.above_term
         )
-        return pb.AcquireTermResponse(term=term, clock_ms=clock_ms)
+        kept = cluster.durability
+        return pb.AcquireTermResponse(
+            term=term, clock_ms=clock_ms, store=name, weak=kept.weak, run=kept.run
+        )
 
     async def ConfirmTerm(
         self, request: pb.ConfirmTermRequest, context: Any
@@ -249,13 +259,16 @@ class StorageService(storage_pb2_grpc.StorageServiceServicer):
         )
         if not current:
             REFUSED_WRITES.labels("fenced").inc()
-        return pb.ConfirmTermResponse(current=current, clock_ms=clock_ms)
+        run = self._store.cluster.durability.run
+        return pb.ConfirmTermResponse(current=current, clock_ms=clock_ms, run=run)
 
     async def NextIncarnation(
         self, request: pb.NextIncarnationRequest, context: Any
     ) -> pb.NextIncarnationResponse:
         parse_agent_id(request.agent)
-        incarnation = await self._store.cluster.next_incarnation(request.agent)
+        if not 0 <= request.above < MAX_COUNTER:
+            raise InvalidInput("above", request.above, f"0 to {MAX_COUNTER}")
+        incarnation = await self._store.cluster.next_incarnation(request.agent, request.above)
         return pb.NextIncarnationResponse(incarnation=incarnation)
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:

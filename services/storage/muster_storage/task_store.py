@@ -16,6 +16,7 @@ from muster_storage.records import (
     Creation,
     DeleteVerdict,
     Drop,
+    Durability,
     Expired,
     LogBatch,
     LogEntry,
@@ -131,8 +132,8 @@ class EventLog(Protocol):
 class ClusterStore(Protocol):
     """Term, clock, incarnations, policy, wishes of operators, API keys."""
 
-    async def acquire_term(self, head: str, event: bytes) -> tuple[int, int]:
-        """The next term and the clock; the event gets its term here."""
+    async def acquire_term(self, head: str, event: bytes, above: int = 0) -> tuple[int, int]:
+        """The next term, higher than `above`, and the clock; the event gets its term here."""
         ...
 
     async def confirm_term(self, term: int, advance_ms: int) -> tuple[bool, int]:
@@ -143,7 +144,18 @@ class ClusterStore(Protocol):
 
     async def clock_ms(self) -> int: ...
 
-    async def next_incarnation(self, agent: str) -> int: ...
+    async def next_incarnation(self, agent: str, above: int = 0) -> int:
+        """Higher than all before, and than `above`."""
+        ...
+
+    async def name(self, offered: str) -> str:
+        """The name of this data, for good: `offered` when it has none yet."""
+        ...
+
+    @property
+    def durability(self) -> Durability:
+        """As found when the store was connected."""
+        ...
 
     async def policy(self) -> tuple[bytes, str]:
         """The policy, b"" when none was ever put, and its etag ("0" then)."""

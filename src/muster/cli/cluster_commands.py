@@ -1,4 +1,4 @@
-"""Commands on the whole cluster: `status`, `events`, `env`."""
+"""Commands on the whole cluster: `status`, `events`, `env`, `cluster accept-store`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from muster.cli.failure import Failure
 from muster.cli.session import Session
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST interface's JSON.")]
@@ -16,6 +17,9 @@ def add_to(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(events)
     app.command()(env)
+    group = typer.Typer(help="Decide for the whole cluster.", no_args_is_help=False)
+    group.command("accept-store")(accept_store)
+    app.add_typer(group, name="cluster")
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -32,6 +36,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     pairs(
         (
             ("cluster", session.rest.url),
+            ("HALTED", answer.get("halted")),
+            *((f"ALARM {name}", why) for name, why in _alarms(answer)),
             ("leader", answer.get("leader") or "none: tasks are accepted and wait"),
             ("term", answer.get("term")),
             ("version", answer.get("version")),
@@ -47,6 +53,37 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
             ),
         )
     )
+
+
+def _alarms(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the halt does not say already."""
+    alarms: dict[str, str] = answer.get("alarms") or {}
+    return [(name, why) for name, why in alarms.items() if why != answer.get("halted")]
+
+
+def accept_store(
+    ctx: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only what it means.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a Redis that was rolled back.
+
+    What it has lost is lost, and what it believes to be open runs again.
+    """
+    session: Session = ctx.obj
+    if not yes:
+        halted = session.rest.get("/v1/cluster").get("halted")
+        if not halted:
+            raise Failure("the store was not rolled back: there is nothing to accept")
+        raise Failure(
+            f"{halted}. To accept: tasks that this Redis does not know are lost, and tasks that it"
+            " believes to be open run again. Repeat with --yes"
+        )
+    answer = session.rest.post("/v1/cluster/accept-store")
+    if as_json:
+        session.print_json(answer)
+    else:
+        print(f"accepted: {answer['accepted']}")
 
 
 def _objective(now: dict[str, float] | None) -> str | None:

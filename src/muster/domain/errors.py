@@ -10,7 +10,8 @@
     ├── PermissionDenied      a credential that may not do this        (403)
     ├── Overloaded            a bound is reached, come back later      (429)
     ├── Unavailable           a part does not answer, come back later  (503)
-    │   └── NotLeader         another scheduler leads
+    │   ├── NotLeader         another scheduler leads
+    │   └── StoreRolledBack   nothing is scheduled until an operator decides
     ├── DeadlineExceeded      a part answered too late                 (504)
     ├── StaleTerm             a newer leader has written               (fencing)
     ├── IllegalTransition     a state machine was driven wrongly       (our bug)
@@ -123,6 +124,16 @@ class NotLeader(Unavailable):
     def __init__(self, leader: str = "") -> None:
         self.leader = leader
         super().__init__("this scheduler", f"it does not lead; leader={leader or 'unknown'}", 0.2)
+
+
+class StoreRolledBack(Unavailable):
+    """The store holds less than it once did, and nothing is done on the strength of it."""
+
+    code = "store_rolled_back"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__("scheduling", why, 5.0)
 
 
 class DeadlineExceeded(MusterError):

@@ -68,6 +68,10 @@ class EtcdClient:
         self._retired: dict[asyncio.Task[None], _Link] = {}
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        return self._endpoints
+
+    @property
     def timeout_s(self) -> float:
         return self._timeout_s
 
@@ -201,6 +205,26 @@ class EtcdClient:
     async def status(self) -> EtcdStatus:
         """Of the member that answers; `Unavailable` also while it knows no leader."""
         return wire.status(await self._call("Status", wire.status_request(), repeatable=True))
+
+    async def versions(self) -> dict[str, str]:
+        """The version of each member that answers, by endpoint; `Unavailable` when none does."""
+        request = wire.status_request()
+        answers = await asyncio.gather(
+            *(
+                self._attempt(index, "Status", request, self._timeout_s)
+                for index in range(len(self._endpoints))
+            ),
+            return_exceptions=True,
+        )
+        found: dict[str, str] = {}
+        for endpoint, answer in zip(self._endpoints, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                found[endpoint] = wire.status(answer).version
+            elif not isinstance(answer, grpc.aio.AioRpcError | Unavailable):
+                raise answer
+        if not found:
+            raise Unavailable("etcd", "no member says its version")
+        return found
 
     # ------------------------------------------------------------ the one place that retries
 

@@ -10,6 +10,9 @@ AGENTS_PREFIX: Final = "muster/agents/"
 # The leading scheduler's advertised address (host:port), bound to its lease.
 LEADER_KEY: Final = "muster/leader"
 
+# How far the store had come when a leader last looked; on no lease.
+STORE_KEY: Final = "muster/store"
+
 
 def agent_key(agent_id: str) -> str:
     """The key of one agent's registration; the id's alphabet has no slash."""

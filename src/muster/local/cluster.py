@@ -17,6 +17,8 @@ from muster.local.probe import agents_not_ready, why_not_ready
 READY_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 _UPKEEP_S = 5.0
+# How /readyz of a scheduler begins that waits for an operator.
+_HALTED = "halted: "
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,7 +40,7 @@ async def run_cluster(
     nursery = Nursery(plan.state.log_dir, tell, adopt=True)
     try:
         nursery.start(parts_of(plan) if parts is None else parts)
-        starting = _until_ready(plan, nursery, api_key, ready_timeout_s)
+        starting = _until_ready(plan, nursery, api_key, ready_timeout_s, tell)
         if not await _unless_stopped(starting, signals, nursery.failed):
             return False
         nursery.started = True
@@ -71,11 +73,21 @@ async def _unless_stopped(
         await asyncio.gather(working, asked, return_exceptions=True)
 
 
-async def _until_ready(plan: ClusterPlan, nursery: Nursery, api_key: str, timeout_s: float) -> None:
+async def _until_ready(
+    plan: ClusterPlan,
+    nursery: Nursery,
+    api_key: str,
+    timeout_s: float,
+    tell: Callable[[str], None],
+) -> None:
     give_up_s = time.monotonic() + timeout_s
     waiting = {c.part.name: c.part.ready_port for c in nursery.children.values()}
     waiting = {name: port for name, port in waiting.items() if port}
     while missing := await _missing(plan, waiting, api_key):
+        if all(why.startswith(_HALTED) for why in missing.values()):
+            # The operator needs a cluster that answers to decide what is to become of it.
+            tell("; ".join(missing.values()))
+            return
         if time.monotonic() > give_up_s:
             raise StartFailed(_sentence(plan, nursery, missing, timeout_s))
         await asyncio.sleep(_POLL_S)

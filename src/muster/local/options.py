@@ -20,6 +20,8 @@ from muster.local.state import default_state_dir
 DEFAULT_AGENTS = 4
 # Each agent is three processes or more; past this one machine only swaps.
 MAX_AGENTS = 256
+# More of a service than this on one machine guards against nothing that fewer do not.
+MAX_REPLICAS = 5
 
 _UP = """\
 Starts a whole cluster on this machine: etcd, Redis (every write on disk before it is answered),
@@ -35,6 +37,7 @@ class UpOptions:
 
     state_dir: Path
     agents: int
+    replicas: int
     agent_cpu: str
     agent_memory: str
     skills: tuple[str, ...]
@@ -65,6 +68,13 @@ def parse_up(argv: Sequence[str], environ: Mapping[str, str]) -> UpOptions:
         help=f"how many agents, 0 to {MAX_AGENTS} (default {DEFAULT_AGENTS})",
     )
     add(
+        "--replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"how many processes of each service, 1 to {MAX_REPLICAS} (default 1)",
+    )
+    add(
         "--skills",
         action="append",
         default=[],
@@ -80,11 +90,14 @@ def parse_up(argv: Sequence[str], environ: Mapping[str, str]) -> UpOptions:
     args = parser.parse_args(argv)
     if not 0 <= args.agents <= MAX_AGENTS:
         parser.error(f"--agents: {args.agents} is not accepted; 0 to {MAX_AGENTS}")
+    if not 1 <= args.replicas <= MAX_REPLICAS:
+        parser.error(f"--replicas: {args.replicas} is not accepted; 1 to {MAX_REPLICAS}")
     if args.port is not None and not 1 <= args.port <= 65535:
         parser.error(f"--port: {args.port} is not accepted; 1 to 65535")
     return UpOptions(
         state_dir=args.state_dir or default_state_dir(environ),
         agents=args.agents,
+        replicas=args.replicas,
         agent_cpu=_quantity("cpu", args.agent_cpu) or str(cpu_count()),
         agent_memory=_quantity("memory", args.agent_memory)
         or fair_share(args.agents, memory_bytes()),

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from muster.local.ports import LOOPBACK, SERVICES
+from muster.local.ports import LOOPBACK, SERVICES, http_port_name, replica_names
 from muster.local.state import StateDir
 
 # Of the operator's environment, what is meant for his own commands or names other addresses
 # must not reach the children; etcd refuses to start when ETCD_* meets a flag.
-_WITHHELD_PREFIXES = ("ETCD_", "MUSTER_URL", "MUSTER_API_KEY", "MUSTER_PROFILE", "MUSTER_ADVERTISE")
+_WITHHELD_PREFIXES = (
+    "ETCD_",
+    "MUSTER_URL",
+    "MUSTER_API_KEY",
+    "MUSTER_PROFILE",
+    "MUSTER_ADVERTISE",
+    "MUSTER_ETCD_EMBEDDED",
+)
 # A drain at `down` gives running tasks this long before they go back to the queue.
 AGENT_DRAIN_S = 3
 
@@ -63,7 +70,8 @@ class ClusterPlan:
     """All that decides which processes run and with what; paths are absolute.
 
     `agent_cpu` and `agent_memory` are quantities that each agent offers. `work_dir` is where
-    the operator stands: modules of `skills` are found from there.
+    the operator stands: modules of `skills` are found from there. `replicas` is how many
+    processes each service has.
     """
 
     state: StateDir
@@ -79,10 +87,17 @@ class ClusterPlan:
     skills: tuple[str, ...]
     work_dir: Path
     environ: Mapping[str, str]
+    replicas: int = 1
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.ports['http']}"
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of all gateways."""
+        gateways = replica_names("gateway", self.replicas)
+        return tuple(f"http://{LOOPBACK}:{self.ports[http_port_name(name)]}" for name in gateways)
 
     @property
     def agent_ids(self) -> tuple[str, ...]:
@@ -99,7 +114,11 @@ def parts_of(plan: ClusterPlan) -> tuple[Part, ...]:
     return (
         _etcd(plan),
         _redis(plan),
-        *(_service(plan, name, base) for name in SERVICES),
+        *(
+            _service(plan, service, name, base)
+            for service in SERVICES
+            for name in replica_names(service, plan.replicas)
+        ),
         *(_agent(plan, ident, base) for ident in plan.agent_ids),
     )
 
@@ -115,6 +134,10 @@ def base_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _at(plan: ClusterPlan, port: str) -> str:
     return f"{LOOPBACK}:{plan.ports[port]}"
+
+
+def _all(plan: ClusterPlan, service: str) -> str:
+    return ",".join(_at(plan, name) for name in replica_names(service, plan.replicas))
 
 
 def _etcd(plan: ClusterPlan) -> Part:
@@ -188,29 +211,32 @@ def redis_url(plan: ClusterPlan) -> str:
 def _shared(plan: ClusterPlan) -> dict[str, str]:
     return {
         "MUSTER_JOIN_SECRET": plan.join_secret,
-        "MUSTER_REGISTRY": _at(plan, "registry"),
+        "MUSTER_REGISTRY": _all(plan, "registry"),
     }
 
 
-def _service(plan: ClusterPlan, name: str, base: Mapping[str, str]) -> Part:
+def _service(plan: ClusterPlan, service: str, name: str, base: Mapping[str, str]) -> Part:
     env = {
         **base,
         **_shared(plan),
         "MUSTER_METRICS_LISTEN": _at(plan, f"{name}_metrics"),
         "MUSTER_STATE_DIR": str(plan.state.service_dir(name)),
         "MUSTER_ETCD_ENDPOINTS": _at(plan, "etcd"),
-        "MUSTER_STORAGE": _at(plan, "storage"),
-        "MUSTER_SCHEDULERS": _at(plan, "scheduler"),
-        "MUSTER_MONITORS": _at(plan, "monitor"),
+        # One member, and nothing in it that its loss would cost: any version will do.
+        "MUSTER_ETCD_EMBEDDED": "1",
+        "MUSTER_STORAGE": _all(plan, "storage"),
+        "MUSTER_SCHEDULERS": _all(plan, "scheduler"),
+        "MUSTER_MONITORS": _all(plan, "monitor"),
     }
-    if name == "gateway":
+    http_port = http_port_name(name)
+    if service == "gateway":
         env |= {
-            "MUSTER_HTTP_LISTEN": _at(plan, "http"),
+            "MUSTER_HTTP_LISTEN": _at(plan, http_port),
             "MUSTER_BOOTSTRAP_KEY_FILE": str(plan.state.key_file),
         }
     else:
         env["MUSTER_LISTEN"] = _at(plan, name)
-    if name == "storage":
+    if service == "storage":
         env |= {
             "MUSTER_REDIS_URL": redis_url(plan),
             "MUSTER_BLOB_DIR": str(plan.state.path / "blobs"),
@@ -218,11 +244,11 @@ def _service(plan: ClusterPlan, name: str, base: Mapping[str, str]) -> Part:
     return Part(
         name,
         # -P: a redis.py where somebody stands must not shadow the real one.
-        (plan.python, "-P", "-m", f"muster_{name}"),
+        (plan.python, "-P", "-m", f"muster_{service}"),
         env,
         plan.state.service_dir(name),
-        _SERVICE_STAGE.get(name, Stage.SERVICE),
-        ready_port=plan.ports["http" if name == "gateway" else f"{name}_metrics"],
+        _SERVICE_STAGE.get(service, Stage.SERVICE),
+        ready_port=plan.ports[http_port if service == "gateway" else f"{name}_metrics"],
     )
 
 

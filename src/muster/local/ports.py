@@ -15,14 +15,33 @@ PORTS = range(12_000, 32_000)
 _TRIES = 1000
 
 SERVICES = ("gateway", "scheduler", "monitor", "registry", "storage")
-PORT_NAMES = (
-    "http",
-    "etcd",
-    "etcd_peer",
-    "redis",
-    *(name for name in SERVICES if name != "gateway"),
-    *(f"{name}_metrics" for name in SERVICES),
-)
+
+
+def replica_names(service: str, replicas: int) -> tuple[str, ...]:
+    """The processes of one service: `storage`, `storage-2`, …"""
+    return (service, *(f"{service}-{number}" for number in range(2, replicas + 1)))
+
+
+def http_port_name(gateway: str) -> str:
+    """The name of a gateway's REST port: `http`, `http-2`, …"""
+    return gateway.replace("gateway", "http", 1)
+
+
+def port_names(replicas: int = 1) -> tuple[str, ...]:
+    """What an embedded cluster with so many processes of each service listens on."""
+    services = [name for service in SERVICES for name in replica_names(service, replicas)]
+    gateways = replica_names("gateway", replicas)
+    return (
+        *(http_port_name(name) for name in gateways),
+        "etcd",
+        "etcd_peer",
+        "redis",
+        *(name for name in services if name not in gateways),
+        *(f"{name}_metrics" for name in services),
+    )
+
+
+PORT_NAMES = port_names()
 
 
 def is_free(port: int) -> bool:

@@ -13,11 +13,20 @@ from muster.local.state import write_private
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where a cluster is and the key to it; `state_dir` is empty for one not started here."""
+    """Where a cluster is and the key to it; `state_dir` is empty for one not started here.
+
+    `others` are the URLs of its other gateways.
+    """
 
     url: str
     api_key: str
     state_dir: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of all gateways, the one to begin with first."""
+        return (self.url, *self.others)
 
 
 def profile_path(environ: Mapping[str, str]) -> Path:
@@ -37,6 +46,7 @@ def read_profile(environ: Mapping[str, str]) -> Profile | None:
             url=str(stored["url"]),
             api_key=str(stored["api_key"]),
             state_dir=str(stored.get("state_dir", "")),
+            others=tuple(str(url) for url in stored.get("others", ())),
         )
     except FileNotFoundError:
         return None
@@ -53,7 +63,12 @@ def write_profile(profile: Profile, environ: Mapping[str, str]) -> Path:
     write_private(
         path,
         json.dumps(
-            {"url": profile.url, "api_key": profile.api_key, "state_dir": profile.state_dir}
+            {
+                "url": profile.url,
+                "api_key": profile.api_key,
+                "state_dir": profile.state_dir,
+                "others": profile.others,
+            }
         ),
     )
     return path

@@ -19,7 +19,7 @@ from muster.domain.errors import Conflict, MusterError
 from muster.local.binaries import find_etcd, find_redis
 from muster.local.options import UpOptions, parse_up
 from muster.local.parts import ClusterPlan, redis_config
-from muster.local.ports import LOOPBACK, PORTS, choose_ports, is_free
+from muster.local.ports import LOOPBACK, PORTS, choose_ports, is_free, port_names
 from muster.local.profile import Profile, write_profile
 from muster.local.state import (
     ClusterLock,
@@ -57,13 +57,17 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the user is told once all runs; the fields of the JSON line, and `new_key`."""
+    """What the user is told once all runs; the fields of the JSON line, and `new_key`.
+
+    `urls` are those of all gateways, `url` the first of them.
+    """
 
     url: str
     api_key: str
     pid: int
     state_dir: str
     log_dir: str
+    urls: tuple[str, ...]
     new_key: bool
 
     def line(self) -> str:
@@ -116,7 +120,7 @@ def _run(
 
     def ready() -> None:
         _leave_profile(plan, api_key, environ)
-        on_ready(Ready(plan.url, api_key, os.getpid(), path, log_dir, new_key))
+        on_ready(Ready(plan.url, api_key, os.getpid(), path, log_dir, plan.urls, new_key))
 
     try:
         if not asyncio.run(run_cluster(plan, api_key=api_key, on_ready=ready, tell=_tell)):
@@ -149,6 +153,7 @@ def _plan(
         skills=options.skills,
         work_dir=Path.cwd(),
         environ=environ,
+        replicas=options.replicas,
     )
     if taken_over:
         _await_predecessor(plan)
@@ -157,10 +162,18 @@ def _plan(
 
 def _with_free_ports(plan: ClusterPlan, http: int | None) -> ClusterPlan:
     """The plan with another port for each that is taken; remembered for the next `up`."""
-    ports = choose_ports(plan.ports, http=http, free=is_free, pick=lambda: _random.choice(PORTS))
-    if ports != load_remembered(plan.state).ports:
-        remembered = Remembered(plan.join_secret, plan.redis_password, ports)
-        store_remembered(plan.state, remembered)
+    ports = choose_ports(
+        plan.ports,
+        http=http,
+        free=is_free,
+        pick=lambda: _random.choice(PORTS),
+        names=port_names(plan.replicas),
+    )
+    stored = load_remembered(plan.state).ports
+    # What a cluster with fewer replicas has no use for is kept for the next one with more.
+    kept = {**stored, **ports}
+    if kept != stored:
+        store_remembered(plan.state, Remembered(plan.join_secret, plan.redis_password, kept))
     return replace(plan, ports=ports)
 
 
@@ -187,7 +200,7 @@ def _takes_password(port: int, password: str) -> bool:
 
 def _leave_profile(plan: ClusterPlan, api_key: str, environ: Mapping[str, str]) -> None:
     try:
-        write_profile(Profile(plan.url, api_key, str(plan.state.path)), environ)
+        write_profile(Profile(plan.url, api_key, str(plan.state.path), plan.urls[1:]), environ)
     except OSError as error:
         _tell(f"the profile could not be written ({error}); set MUSTER_URL and MUSTER_API_KEY")
 
@@ -198,7 +211,8 @@ def _tell(sentence: str) -> None:
 
 def _say_starting(options: UpOptions) -> None:
     if sys.stderr.isatty() and not options.as_json:
-        parts = f"etcd, Redis, five services and {_agents(options.agents)}"
+        services = "five services" if options.replicas == 1 else f"{options.replicas} × 5 services"
+        parts = f"etcd, Redis, {services} and {_agents(options.agents)}"
         print(f"Starting {parts} …", file=sys.stderr, flush=True)
 
 
@@ -215,7 +229,7 @@ def _ready_text(options: UpOptions, ready: Ready, started_s: float) -> str:
     key = ready.api_key if ready.new_key else f"in {ready.state_dir}/admin.key"
     took_s = time.monotonic() - started_s
     return (
-        f"Muster is ready: {ready.url} ({_agents(options.agents)}, {took_s:.1f} s)\n"
+        f"Muster is ready: {' '.join(ready.urls)} ({_agents(options.agents)}, {took_s:.1f} s)\n"
         f"  API key  {key}\n"
         f"  logs     {ready.log_dir}\n"
         f"  state    {ready.state_dir}\n"

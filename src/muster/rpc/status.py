@@ -37,6 +37,7 @@ _TABLE: Mapping[type[MusterError], tuple[grpc.StatusCode, tuple[str, ...] | None
     errors.Overloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, None),
     errors.Unavailable: (grpc.StatusCode.UNAVAILABLE, ("what", "detail", "retry_after_s")),
     errors.NotLeader: (grpc.StatusCode.FAILED_PRECONDITION, ("leader",)),
+    errors.StoreRolledBack: (grpc.StatusCode.FAILED_PRECONDITION, ("why",)),
     errors.DeadlineExceeded: (grpc.StatusCode.DEADLINE_EXCEEDED, ("what", "seconds")),
     errors.StaleTerm: (grpc.StatusCode.FAILED_PRECONDITION, ("given", "current")),
 }

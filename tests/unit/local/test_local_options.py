@@ -53,7 +53,15 @@ def test_options_are_taken_as_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--agents", "-1"], ["--agents", "257"], ["--port", "0"], ["--port", "70000"], ["x"]]
+    "argv",
+    [
+        ["--agents", "-1"],
+        ["--agents", "257"],
+        ["--port", "0"],
+        ["--port", "70000"],
+        ["--replicas", "6"],
+        ["x"],
+    ],
 )
 def test_a_wrong_command_line_is_a_usage_error(
     argv: list[str], capsys: pytest.CaptureFixture[str]

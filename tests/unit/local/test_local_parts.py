@@ -15,7 +15,7 @@ from muster.local.parts import (
     redis_config,
     redis_url,
 )
-from muster.local.ports import PORT_NAMES, SERVICES
+from muster.local.ports import PORT_NAMES, SERVICES, port_names
 from muster.local.state import StateDir
 
 PORTS = {name: 12_000 + index for index, name in enumerate(PORT_NAMES)}
@@ -131,3 +131,29 @@ def test_redis_forces_every_write_to_disk_and_evicts_nothing(plan: ClusterPlan) 
 def test_paths_are_quoted_for_redis(plan: ClusterPlan) -> None:
     odd = replace(plan, state=StateDir(Path('/a "b" c\\d')))
     assert r'dir "/a \"b\" c\\d/redis"' in redis_config(odd)
+
+
+def test_replicas_have_ports_and_folders_of_their_own_and_know_each_other(
+    plan: ClusterPlan,
+) -> None:
+    ports = {name: 12_000 + index for index, name in enumerate(port_names(2))}
+    plan = replace(plan, replicas=2, ports=ports)
+    parts = {part.name: part for part in parts_of(plan)}
+    assert len(parts) == 2 + 2 * len(SERVICES) + 3
+    for service in SERVICES:
+        first, second = parts[service], parts[f"{service}-2"]
+        assert second.argv == first.argv
+        assert second.stage is first.stage
+        assert second.cwd != first.cwd
+        assert second.ready_port != first.ready_port
+    both = f"127.0.0.1:{ports['storage']},127.0.0.1:{ports['storage-2']}"
+    assert parts["scheduler-2"].env["MUSTER_STORAGE"] == both
+    assert parts["storage-2"].env["MUSTER_LISTEN"] == f"127.0.0.1:{ports['storage-2']}"
+    assert parts["storage-2"].env["MUSTER_BLOB_DIR"] == parts["storage"].env["MUSTER_BLOB_DIR"]
+    registries = f"127.0.0.1:{ports['registry']},127.0.0.1:{ports['registry-2']}"
+    assert parts["agent-1"].env["MUSTER_REGISTRY"] == registries
+    assert plan.urls == (
+        f"http://127.0.0.1:{ports['http']}",
+        f"http://127.0.0.1:{ports['http-2']}",
+    )
+    assert set(port_names(1)) < set(port_names(2))

@@ -83,7 +83,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_up_says_where_it_is_and_down_ends_it(cluster: Cluster) -> None:
     ready = cluster.up()
-    assert list(ready) == ["url", "api_key", "pid", "state_dir", "log_dir"]
+    assert list(ready) == ["url", "api_key", "pid", "state_dir", "log_dir", "urls"]
+    assert ready["urls"] == [ready["url"]]
     parent = cluster.parent()
     assert ready["pid"] == parent.pid
     assert ready["state_dir"] == str(cluster.state)

@@ -939,6 +939,26 @@ class GetClusterStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AlarmsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LEADER_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
@@ -953,6 +973,8 @@ class GetClusterStatusResponse(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     POLICY_ETAG_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     term: _builtins.int
     clock_ms: _builtins.int
@@ -964,6 +986,8 @@ class GetClusterStatusResponse(_message.Message):
     strategy: _builtins.str
     policy_etag: _builtins.str
     """The ETag of the stored policy that the leader goes by."""
+    halted: _builtins.str
+    """Why nothing is scheduled until an operator decides: the store was rolled back. Else empty."""
     @_builtins.property
     def agents_by_state(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -973,6 +997,10 @@ class GetClusterStatusResponse(_message.Message):
     @_builtins.property
     def objective(self) -> Global___Objective:
         """Of the running cluster, at most a second old."""
+
+    @_builtins.property
+    def alarms(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the leader has raised an alarm about: a name each, and what is wrong."""
 
     def __init__(
         self,
@@ -991,14 +1019,56 @@ class GetClusterStatusResponse(_message.Message):
         strategy: _builtins.str = ...,
         objective: Global___Objective | None = ...,
         policy_etag: _builtins.str = ...,
+        halted: _builtins.str = ...,
+        alarms: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["objective", b"objective"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "leader", b"leader", "objective", b"objective", "policy_etag", b"policy_etag", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_by_state", b"agents_by_state", "alarms", b"alarms", "assigned", b"assigned", "capacity", b"capacity", "clock_ms", b"clock_ms", "halted", b"halted", "leader", b"leader", "objective", b"objective", "policy_etag", b"policy_etag", "queued", b"queued", "running", b"running", "strategy", b"strategy", "tasks_per_s", b"tasks_per_s", "term", b"term", "used", b"used", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class AcceptStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """Who decided, for the log."""
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptStoreRequest: _TypeAlias = AcceptStoreRequest  # noqa: Y015
+
+@_typing.final
+class AcceptStoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_FIELD_NUMBER: _builtins.int
+    was: _builtins.str
+    """What had been wrong."""
+    def __init__(
+        self,
+        *,
+        was: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["was", b"was"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptStoreResponse: _TypeAlias = AcceptStoreResponse  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):

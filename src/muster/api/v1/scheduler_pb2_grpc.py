@@ -70,6 +70,11 @@ class SchedulerServiceStub(object):
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
                 response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.FromString,
                 _registered_method=True)
+        self.AcceptStore = channel.unary_unary(
+                '/muster.api.v1.SchedulerService/AcceptStore',
+                request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreResponse.FromString,
+                _registered_method=True)
         self.Session = channel.stream_stream(
                 '/muster.api.v1.SchedulerService/Session',
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.SessionRequest.SerializeToString,
@@ -126,6 +131,13 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptStore(self, request, context):
+        """Goes on with a store that was rolled back; what it has lost is lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Session(self, request_iterator, context):
         """Agents and supervisors dial; the leader pushes.
         """
@@ -170,6 +182,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetClusterStatus,
                     request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.FromString,
                     response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.SerializeToString,
+            ),
+            'AcceptStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptStore,
+                    request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreResponse.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
@@ -367,6 +384,33 @@ class SchedulerService(object):
             '/muster.api.v1.SchedulerService/GetClusterStatus',
             muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
             muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.SchedulerService/AcceptStore',
+            muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,15 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_KIND_LEADER_CHANGED: _EventKind.ValueType  # 7
     EVENT_KIND_TASK_STRAGGLER: _EventKind.ValueType  # 8
     """An attempt has run longer than nearly all attempts of its kind; told once, `why` says how long."""
+    EVENT_KIND_AGENT_RECOVERY: _EventKind.ValueType  # 9
+    """What was done about an agent that was given up, and why; `note` holds it in short."""
+    EVENT_KIND_CLUSTER_ALARM: _EventKind.ValueType  # 10
+    """The cluster as a whole needs an operator: `note` names the alarm, `why` says what is wrong.
+    With an empty `why` the alarm is over; all are when the leader changes, for the next one tells
+    its own.
+    """
+    EVENT_KIND_TASK_STUCK: _EventKind.ValueType  # 11
+    """A running task that reports nothing although its process lives."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper): ...
 
@@ -90,6 +99,15 @@ EVENT_KIND_AGENT_WISH_CHANGED: EventKind.ValueType  # 6
 EVENT_KIND_LEADER_CHANGED: EventKind.ValueType  # 7
 EVENT_KIND_TASK_STRAGGLER: EventKind.ValueType  # 8
 """An attempt has run longer than nearly all attempts of its kind; told once, `why` says how long."""
+EVENT_KIND_AGENT_RECOVERY: EventKind.ValueType  # 9
+"""What was done about an agent that was given up, and why; `note` holds it in short."""
+EVENT_KIND_CLUSTER_ALARM: EventKind.ValueType  # 10
+"""The cluster as a whole needs an operator: `note` names the alarm, `why` says what is wrong.
+With an empty `why` the alarm is over; all are when the leader changes, for the next one tells
+its own.
+"""
+EVENT_KIND_TASK_STUCK: EventKind.ValueType  # 11
+"""A running task that reports nothing although its process lives."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
 
 @_typing.final
@@ -768,15 +786,19 @@ class AcquireTermRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CANDIDATE_FIELD_NUMBER: _builtins.int
+    ABOVE_TERM_FIELD_NUMBER: _builtins.int
     candidate: _builtins.str
+    above_term: _builtins.int
+    """The new term is above this one, whatever the store remembers: it may have been rolled back."""
     def __init__(
         self,
         *,
         candidate: _builtins.str = ...,
+        above_term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_term", b"above_term", "candidate", b"candidate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -788,17 +810,29 @@ class AcquireTermResponse(_message.Message):
 
     TERM_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    WEAK_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     clock_ms: _builtins.int
+    store: _builtins.str
+    """Names this store for good: another one has another name."""
+    weak: _builtins.bool
+    """It may lose the last seconds of what it acknowledged when it is started again."""
+    run: _builtins.str
+    """Of a weak store: changes when it is started again. Else empty."""
     def __init__(
         self,
         *,
         term: _builtins.int = ...,
         clock_ms: _builtins.int = ...,
+        store: _builtins.str = ...,
+        weak: _builtins.bool = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "run", b"run", "store", b"store", "term", b"term", "weak", b"weak"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -833,17 +867,21 @@ class ConfirmTermResponse(_message.Message):
 
     CURRENT_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     current: _builtins.bool
     clock_ms: _builtins.int
+    run: _builtins.str
+    """As in AcquireTermResponse."""
     def __init__(
         self,
         *,
         current: _builtins.bool = ...,
         clock_ms: _builtins.int = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "current", b"current"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "current", b"current", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -854,15 +892,19 @@ class NextIncarnationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENT_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
+    above: _builtins.int
+    """The new incarnation is above this one, whatever the store remembers."""
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
+        above: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "agent", b"agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

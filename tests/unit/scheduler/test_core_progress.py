@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,10 @@ def watched(bench: Bench, **fields: object) -> OpenTask:
     return bench.run(progress_timeout_ms=TIMEOUT_MS, **fields)
 
 
+def told_to_end(task: OpenTask) -> bool:
+    return task.status.wish is Wish.TIME_OUT
+
+
 def pass_by(bench: Bench, ms: int) -> None:
     bench.silence(ms, *bench.state.agents)
 
@@ -36,9 +42,9 @@ def test_a_silent_attempt_is_told_to_end_and_fails_on_the_agents_word(bench: Ben
     task = watched(bench, max_attempts=2)
     first = task.status.agent
     pass_by(bench, TIMEOUT_MS - 1_000)
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
     pass_by(bench, 1_000)
-    assert task.status.wish is Wish.TIME_OUT
+    assert told_to_end(task)
     assert [(s.task, s.agent, s.why) for s in bench.stuck] == [(task, first, "no progress for 5 s")]
     # It holds its place until the agent confirms.
     assert task.status.agent == first
@@ -66,9 +72,9 @@ def test_progress_gives_it_time_again(bench: Bench) -> None:
     for _ in range(10):
         pass_by(bench, TIMEOUT_MS - 1_000)
         progress.told(task, bench.now)
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
     pass_by(bench, TIMEOUT_MS)
-    assert task.status.wish is Wish.TIME_OUT
+    assert told_to_end(task)
 
 
 def test_a_success_that_comes_all_the_same_counts(bench: Bench) -> None:
@@ -81,7 +87,7 @@ def test_a_success_that_comes_all_the_same_counts(bench: Bench) -> None:
 def test_a_task_without_the_timeout_is_never_looked_at(bench: Bench) -> None:
     task = bench.run()
     pass_by(bench, 100 * TIMEOUT_MS)
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
 
 
 def test_a_parent_that_waits_for_its_children_is_not_stuck(bench: Bench) -> None:
@@ -89,10 +95,10 @@ def test_a_parent_that_waits_for_its_children_is_not_stuck(bench: Bench) -> None
     status = task.status
     tasks.waiting_attempt(bench.state, status.agent, 1, task.ref(), True)
     pass_by(bench, 10 * TIMEOUT_MS)
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
     tasks.waiting_attempt(bench.state, status.agent, 1, task.ref(), False)
     pass_by(bench, 2 * TIMEOUT_MS)
-    assert task.status.wish is Wish.TIME_OUT
+    assert told_to_end(task)
 
 
 def test_an_agent_that_is_not_heard_is_not_asked_for_progress(bench: Bench) -> None:
@@ -100,25 +106,29 @@ def test_an_agent_that_is_not_heard_is_not_asked_for_progress(bench: Bench) -> N
     agent = task.status.agent
     # Its lease stays, so it is merely suspected.
     bench.silence(3 * TIMEOUT_MS, *[a for a in (A, B) if a != agent])
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
     pass_by(bench, 1_000)
-    assert task.status.wish is Wish.NONE
+    assert not told_to_end(task)
     pass_by(bench, TIMEOUT_MS)
-    assert task.status.wish is Wish.TIME_OUT
+    assert told_to_end(task)
 
 
 def test_the_next_leader_gives_full_time_and_knows_a_stuck_one() -> None:
     bench = Bench()
     bench.join(A)
-    running = {"state": TaskState.RUNNING, "started_at_ms": 5, "started_clock_ms": 1}
+    running: dict[str, Any] = {
+        "state": TaskState.RUNNING,
+        "started_at_ms": 5,
+        "started_clock_ms": 1,
+    }
     fresh = bench.load(held(A, **running), progress_timeout_ms=TIMEOUT_MS)
     stuck_status = held(A, wish=Wish.TIME_OUT, why="no progress for 5 s", **running)
     stuck = bench.load(stuck_status, progress_timeout_ms=TIMEOUT_MS)
     agents.connected(bench.state, A, 1, [(fresh.ref(), False), (stuck.ref(), False)], bench.now)
     pass_by(bench, TIMEOUT_MS - 1_000)
-    assert fresh.status.wish is Wish.NONE
+    assert not told_to_end(fresh)
     pass_by(bench, 1_000)
-    assert fresh.status.wish is Wish.TIME_OUT
+    assert told_to_end(fresh)
     bench.end(stuck, KILLED)
     bench.settle()
     outcome = bench.stored[stuck.id].outcome
@@ -135,7 +145,7 @@ def test_it_is_stuck_exactly_when_a_pause_reaches_the_timeout(pauses: list[int])
         bench.wait(pause_ms)
         bench.heard(A)
         tasks.due(bench.state, bench.now)
-        assert (task.status.wish is Wish.TIME_OUT) is (pause_ms >= TIMEOUT_MS)
+        assert told_to_end(task) is (pause_ms >= TIMEOUT_MS)
         if pause_ms >= TIMEOUT_MS:
             return
         progress.told(task, bench.now)

@@ -175,7 +175,7 @@ def test_the_next_leader_goes_on_with_it_too(sick: Bench) -> None:
     kept = sick.state.health.to_plain(sick.now.clock_ms)
     heir = Bench()
     heir.boot_ms = sick.boot_ms
-    heir.state.health.take_over(kept, heir.now.clock_ms)
+    heir.state.health.take_over(kept, sick.now.clock_ms, heir.now.clock_ms)
     for agent in FIVE:
         heir.join(agent)
     assert heir.agent_state(SICK) is QUARANTINED

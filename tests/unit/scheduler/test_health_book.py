@@ -173,16 +173,17 @@ def test_the_next_leader_goes_on_with_it(blamed: dict[AgentId, list[Blame]], lat
             book.blame(agent, blame, 0)
     book.condemn(A, Sentence(77_000, 3))
     heir = HealthBook()
-    heir.take_over(book.to_plain(later_ms), later_ms)
+    heir.take_over(book.to_plain(later_ms), later_ms, later_ms)
     for agent in ALL:
-        assert heir.points(agent, later_ms) == pytest.approx(book.points(agent, later_ms), abs=0.01)
+        for now_ms in (later_ms, 3 * HALF_LIFE_MS):
+            assert heir.points(agent, now_ms) == pytest.approx(book.points(agent, now_ms), abs=0.02)
     assert heir.sentence(A) == Sentence(77_000, 3)
 
 
 def test_what_another_version_wrote_is_taken_as_far_as_it_is_understood() -> None:
     book = HealthBook()
     numbers = {"deaths": 2.0, "future": 9.0, Blame.REFUSED.value: float("inf")}
-    book.take_over({"a": PlainTrust(numbers)}, 5)
+    book.take_over({"a": PlainTrust(numbers)}, 5, 5)
     assert book.points(A, 5) == pytest.approx(2 * POINTS[Blame.DEATH])
 
 

@@ -92,7 +92,8 @@ def test_a_zone_that_is_gone_ends_its_alarm() -> None:
 def test_alarms_alternate_and_agree_with_what_is_spared(
     rounds: list[list[tuple[int | None, str]]],
 ) -> None:
-    guard, raised = MassFailure(), set()
+    guard = MassFailure()
+    raised: set[str] = set()
     now_ms = 200_000
     for members in rounds:
         now_ms += 1_000

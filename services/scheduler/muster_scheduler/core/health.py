@@ -34,6 +34,8 @@ LUCK_DOUBT: Final = 2.0
 # Skills whose failures are counted: of one agent, and in all. Others' failures blame nobody.
 MAX_SKILLS_OF_AGENT: Final = 256
 MAX_SKILLS_COUNTED: Final = 4_096
+# Agents of which something is kept for the next leader.
+MAX_KEPT: Final = 4_096
 # Fewer points than this are nothing.
 _NOTHING: Final = 0.01
 # Weights grow by doubling; from here on everything is scaled down.
@@ -103,12 +105,15 @@ class HealthBook:
         self._trusts: dict[AgentId, _Trust] = {}
         self._totals: dict[str, list[float]] = {}
         self._origin_ms: int | None = None
+        # Grows with each change of what `to_plain` keeps.
+        self.version = 0
 
     def __contains__(self, ident: object) -> bool:
         return ident in self._trusts
 
     def blame(self, ident: AgentId, what: Blame, now_ms: int) -> None:
         """It has happened once more."""
+        self.version += 1
         # First, for it may scale all numbers.
         weight = self._weight(now_ms)
         numbers = self._trust(ident).numbers
@@ -181,6 +186,7 @@ class HealthBook:
 
     def condemn(self, ident: AgentId, sentence: Sentence) -> None:
         """It is quarantined."""
+        self.version += 1
         self._trust(ident).sentence = sentence
 
     def absolve(self, ident: AgentId, now_ms: int) -> None:
@@ -188,6 +194,7 @@ class HealthBook:
         trust = self._trusts.get(ident)
         if trust is None:
             return
+        self.version += 1
         self._forget_tries(trust)
         points = self.points(ident, now_ms)
         if points > ABSOLVED_POINTS:
@@ -223,10 +230,16 @@ class HealthBook:
             self._origin_ms = now_ms
 
     def to_plain(self, now_ms: int) -> dict[str, PlainTrust]:
-        """Of the agents against whom there is something. Attempts of skills are not kept."""
+        """Of the agents against whom there is something, the worst MAX_KEPT.
+
+        Attempts of skills are not kept.
+        """
         weight = self._weight(now_ms)
         plain = {}
-        for ident, trust in self._trusts.items():
+        kept = list(self._trusts.items())
+        if len(kept) > MAX_KEPT:
+            kept = sorted(kept, key=lambda one: -self.points(one[0], now_ms))[:MAX_KEPT]
+        for ident, trust in kept:
             numbers = {
                 what.value: round(n / weight, 4)
                 for what, n in trust.numbers.items()
@@ -236,9 +249,9 @@ class HealthBook:
                 plain[str(ident)] = PlainTrust(numbers, trust.sentence)
         return plain
 
-    def take_over(self, plain: Mapping[str, PlainTrust], now_ms: int) -> None:
-        """What another leader had kept; called before anything else is noted."""
-        weight = self._weight(now_ms)
+    def take_over(self, plain: Mapping[str, PlainTrust], at_ms: int, now_ms: int) -> None:
+        """What another leader had kept at `at_ms`; called before anything else is noted."""
+        weight = self._weight(now_ms) * 0.5 ** (max(0, now_ms - at_ms) / HALF_LIFE_MS)
         known = {what.value: what for what in Blame}
         for ident, kept in plain.items():
             trust = self._trust(AgentId(ident))

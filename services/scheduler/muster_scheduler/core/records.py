@@ -20,6 +20,7 @@ from muster_scheduler.placement.devices import NO_DEVICES, Devices
 SUSPECT_DEATHS = POISON_DEATHS - 1
 # Entries of an agent's timeline; older ones are in the events, while those are kept.
 MAX_EVIDENCE = 50
+MAX_WHY_CHARS = 500
 NOBODY = TaskId("")
 
 

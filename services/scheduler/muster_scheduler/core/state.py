@@ -24,6 +24,7 @@ from muster_scheduler.core.mix import ArrivalMix
 from muster_scheduler.core.notes import Notes
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
+    MAX_WHY_CHARS,
     NOBODY,
     SUSPECT_DEATHS,
     AgentEntry,
@@ -293,7 +294,14 @@ class ClusterState:
         silent_ms = max(0, now.boot_ms - agent.heard_boot_ms)
         agent.note(
             Evidence(
-                now.wall_ms, agent.state, why, what, who, agent.phi, silent_ms, agent.incarnation
+                now.wall_ms,
+                agent.state,
+                why[:MAX_WHY_CHARS],
+                what,
+                who,
+                agent.phi,
+                silent_ms,
+                agent.incarnation,
             )
         )
         self.commands.noted.add(agent.id)

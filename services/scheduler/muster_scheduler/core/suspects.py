@@ -16,7 +16,7 @@ import numpy as np
 
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId
-from muster_scheduler.core.records import SUSPECT_DEATHS, AgentEntry, Now, OpenTask
+from muster_scheduler.core.records import NOBODY, SUSPECT_DEATHS, AgentEntry, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 
 # As long as an agent is kept for a suspect: first to become empty, then while the suspect runs.
@@ -65,6 +65,16 @@ def place_alone(state: ClusterState, now: Now) -> list[tuple[OpenTask, AgentEntr
         del state.suspects[task.id]
         agent.kept_until_boot_ms = now.boot_ms + KEPT_MS
     return placed
+
+
+def resume(state: ClusterState, now: Now) -> None:
+    """A new leader has loaded all tasks: agents on which a suspect runs alone are kept for it
+    again. Those that an older leader kept free for one that still waits are found anew."""
+    for agent in state.agents.values():
+        if len(agent.tasks) == 1 and agent.kept_for == NOBODY:
+            (task,) = agent.tasks.values()
+            if task.status.agent_deaths >= SUSPECT_DEATHS:
+                state.keep(agent, task, now.boot_ms + KEPT_MS)
 
 
 def judge_kept(state: ClusterState, now: Now) -> None:

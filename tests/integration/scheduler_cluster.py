@@ -302,8 +302,7 @@ class FakeAgent:
         with suppress(TimeoutError):
             async with asyncio.timeout(2.0):
                 self.say(draining=True, beat=scheduler_pb2.SessionBeat(seq=_LAST_BEAT))
-                while self.answered < _LAST_BEAT and not self.over:
-                    await asyncio.sleep(0.002)
+                await soon(lambda: self.answered >= _LAST_BEAT or self.over)
         await self.close()
 
     async def close(self) -> None:

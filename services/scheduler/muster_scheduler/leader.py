@@ -40,7 +40,7 @@ from muster.rpc.clock import boot_ms, wall_ms
 from muster_scheduler import metrics
 from muster_scheduler.agent_book import AgentBook
 from muster_scheduler.alarms import MASS_FAILURE, Alarms
-from muster_scheduler.core import agents, drains, tasks
+from muster_scheduler.core import agents, drains, recovering, tasks
 from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
@@ -52,6 +52,7 @@ from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
+from muster_scheduler.recovery_keeping import RecoveryKeeper
 from muster_scheduler.sessions import Session
 from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.writer import Answer, Writer
@@ -157,6 +158,7 @@ class Leader:
         self.book = AgentBook(storage, self.state, self.now)
         # Where it raises its alarms.
         self.alarms: Alarms | None = None
+        self.recoveries = RecoveryKeeper(storage, term, self.state, self.publisher)
 
     # ------------------------------------------------------------------- time
 
@@ -195,6 +197,7 @@ class Leader:
                 group.create_task(self.policies.follow(self._use), name="policy")
                 group.create_task(self.improver.run(), name="improver")
                 group.create_task(self.book.run(), name="agents' book")
+                group.create_task(self.recoveries.run(), name="recoveries")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
         finally:
@@ -256,6 +259,7 @@ class Leader:
             now = self.now()
             tasks.due(self.state, now)
             tasks.flush_started(self.state, now)
+            recovering.follow(self.state, now)
             # What turned out to be stored otherwise, and was found ended when it was looked up.
             for ident in list(self._settling):
                 self._settle(ident)
@@ -270,6 +274,7 @@ class Leader:
             if self.objective.step(self.state, now):
                 for gauge, value in zip(metrics.OBJECTIVE, self.objective.now, strict=True):
                     gauge.set(value)
+                self.state.recoveries.open_response_s = self.objective.now[0]
             self.wake()
 
     def _measure(self) -> None:
@@ -350,6 +355,8 @@ class Leader:
         if commands.alarms:
             self._raise_alarm(commands.alarms)
         self.book.noted |= commands.noted
+        if commands.recoveries:
+            self.recoveries.take(commands.recoveries)
         if commands.reload:
             self.loader.reload(commands.reload)
 

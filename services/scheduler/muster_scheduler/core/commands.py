@@ -10,6 +10,7 @@ from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import Wish
 from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.records import AttemptRef, OpenTask, Write
+from muster_scheduler.core.recoveries import Recovery
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Commands:
     alarms    of the whole cluster or a zone
     stuck     attempts that show no progress
     reload    tasks whose stored status is not what was believed
+    recoveries  those that began, ended, or have another action; one may be there more than once
     """
 
     writes: list[Write] = field(default_factory=list)
@@ -66,3 +68,4 @@ class Commands:
     noted: set[AgentId] = field(default_factory=set)
     alarms: list[Alarm] = field(default_factory=list)
     stuck: list[Stuck] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)

@@ -14,7 +14,7 @@ from benchmarks.oracle.books import Mark
 from benchmarks.oracle.checker import Expectation
 from benchmarks.oracle.cluster import BACK_WITHIN_S, alive, until
 from benchmarks.oracle.load import Shape
-from benchmarks.oracle.scene import Books, Limits, Scene, Strike
+from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 
 # Children of a killed process are killed by the kernel and by sweeps; the last one comes 1 s on.
 # On a machine that stalls they take their time; by themselves they would live for minutes.
@@ -30,13 +30,12 @@ FRESH_S = 0.02
 _END_WITHIN_S = 90.0
 
 
-class AgentFault:
+class AgentFault(Ground):
     """A fault of one agent, whose tasks go to others."""
 
     number = ""
     name = ""
     limits = Limits()
-    proxied = False
 
     def shape(self, tasks: int, short: bool) -> Shape:  # noqa: ARG002 -- others take it
         return Shape(tasks)

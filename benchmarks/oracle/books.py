@@ -31,7 +31,8 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line of the side file: an execution has begun, or has done all its work."""
+    """A line of the side file: an execution has begun (phase `begin`), is at work (`tick`), or
+    has done all its work (`end`)."""
 
     task: str
     attempt: int
@@ -121,7 +122,7 @@ class SideFile:
             self._marks.append(mark)
             if mark.phase == "begin":
                 self._open[mark.task, mark.attempt] = mark
-            else:
+            elif mark.phase == "end":
                 self._open.pop((mark.task, mark.attempt), None)
                 self._first_end_s.setdefault(mark.task, mark.at_s)
                 self._ended += 1

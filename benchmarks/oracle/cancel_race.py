@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks.oracle.books import SUCCEEDED
 from benchmarks.oracle.load import Shape
 from benchmarks.oracle.rest import Refused, Rest
-from benchmarks.oracle.scene import Books, Limits, Scene, Strike
+from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 
 # For each task of other faults' loads.
 RACES_PER_TASK = 5
@@ -24,13 +24,12 @@ LONG_TASKS, LONG_MS = 5, 30_000.0
 CANCELLED = "CANCELLED"
 
 
-class CancelRace:
+class CancelRace(Ground):
     """One end for each task, whoever wins."""
 
     number = "30"
     name = "cancel against completion"
     limits = Limits(also="one terminal state each")
-    proxied = False
 
     def __init__(self) -> None:
         self._races = 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.oracle import agent_faults as agents
+from benchmarks.oracle import partition_faults as partitions
 from benchmarks.oracle import service_faults as services
+from benchmarks.oracle import stall_faults as stalls
 from benchmarks.oracle.cancel_race import CancelRace
 from benchmarks.oracle.scene import Fault
 
@@ -22,7 +24,14 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     agents.AgentPaused,
     services.LeaderPaused,
     services.EtcdPaused,
+    stalls.LoopBlocked,
+    partitions.Partitioned,
+    partitions.OneWayPartition,
+    stalls.LeaderWithoutEtcd,
+    partitions.LossyNetwork,
+    stalls.Blackhole,
     services.RepliesLost,
+    stalls.ClockJumps,
     CancelRace,
     agents.Poison,
     agents.AgentDrained,

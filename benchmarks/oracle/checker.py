@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.oracle.books import ENDED_STATES, SUCCEEDED, Acknowledged, Change, Mark, Record
 
-_GIVEN_UP = frozenset({"DOWN", "RESTARTING", "QUARANTINED", "LEFT"})
+GIVEN_UP = frozenset({"DOWN", "RESTARTING", "QUARANTINED", "LEFT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,12 @@ def _check_overlaps(
 ) -> None:
     alone = {ident for entry in journal if entry.stop for ident in entry.ids}
     begun: dict[tuple[str, int], float] = {}
-    ended: dict[tuple[str, int], float] = {}
+    # Its end, or the last sign of life of one that was killed.
+    seen: dict[tuple[str, int], float] = {}
     for mark in marks:
         if mark.task in alone:
-            (begun if mark.phase == "begin" else ended)[mark.task, mark.attempt] = mark.at_s
-    for (task, attempt), end_s in ended.items():
+            (begun if mark.phase == "begin" else seen)[mark.task, mark.attempt] = mark.at_s
+    for (task, attempt), end_s in seen.items():
         for (other, later), begin_s in begun.items():
             if other == task and later > attempt and begin_s < end_s:
                 verdict.doubled.append(f"{task}: attempts {attempt} and {later} ran together")
@@ -226,7 +227,7 @@ def _check_moves(
     verdict.moved += [
         f"agent {e.agent} became {e.agent_state}: {e.why}"
         for e in events
-        if e.agent_state in _GIVEN_UP and e.agent not in expectation.harmed
+        if e.agent_state in GIVEN_UP and e.agent not in expectation.harmed
     ]
 
 

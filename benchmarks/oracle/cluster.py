@@ -19,8 +19,10 @@ import psutil
 
 from benchmarks.oracle.books import Change
 from benchmarks.oracle.cluster_process import STANDBY
+from benchmarks.oracle.far_network import FarNetwork, Wire
 from benchmarks.oracle.reply_cutter import ReplyCutter
 from benchmarks.oracle.rest import Refused, Rest
+from benchmarks.oracle.wall_clock import WallClock
 from muster.api.v1 import agent_pb2, storage_pb2, storage_pb2_grpc, task_pb2
 from muster.rpc.channels import CHANNEL_OPTIONS, SECRET_KEY
 
@@ -37,17 +39,30 @@ _TAIL_S = 30.0
 
 
 class Cluster:
-    """As `muster up`, with a second scheduler. `proxied`: replies on its links can be cut."""
+    """As `muster up`, with a second scheduler. `proxied`: its links can be cut, and replies on
+    them lost; `wired`: each agent is a host of its own, whose wire can be spoiled; `clocked`: its
+    wall clock can be set."""
 
-    def __init__(self, folder: Path, *, agents: int = 3, proxied: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        agents: int = 3,
+        proxied: bool = False,
+        wired: bool = False,
+        clocked: bool = False,
+    ) -> None:
         self.folder, self.agents = folder, agents
+        told = (*SERVICES, *self.agent_ids)
+        self.clock = WallClock(folder / "clocks", told) if clocked else None
         self.state_dir, self.holds = folder / "state", folder / "holds"
         self.url = self.api_key = ""
         self.facts: dict[str, Any] = {}
         self.proxies: dict[str, ReplyCutter] = {}
         if proxied:
-            names = ("gateway", "storage", *SCHEDULERS)
+            names = ("gateway", "storage", *SCHEDULERS, *(f"etcd@{name}" for name in SCHEDULERS))
             self.proxies = {name: ReplyCutter(name) for name in names}
+        self.network = FarNetwork(self.agent_ids) if wired else None
         self._process: subprocess.Popen[bytes] | None = None
         self._extra: list[subprocess.Popen[bytes]] = []
 
@@ -88,6 +103,8 @@ class Cluster:
             "work_dir": str(self.folder),
             "holds": str(self.holds),
             "proxies": behind,
+            "namespaces": {wire.name: wire.namespace for wire in self.wires},
+            "clocks": str(self.clock.folder) if self.clock is not None else "",
         }
         path = self.folder / "spec.json"
         path.write_text(json.dumps(spec))
@@ -113,7 +130,7 @@ class Cluster:
             ports = json.loads((self.state_dir / "cluster.json").read_text())["ports"]
             for name, proxy in self.proxies.items():
                 if name != "gateway":
-                    proxy.target = f"127.0.0.1:{ports[name]}"
+                    proxy.target = f"127.0.0.1:{ports[name.partition('@')[0]]}"
 
     def stop(self) -> None:
         """Ends all of its processes, stopped ones too."""
@@ -128,6 +145,17 @@ class Cluster:
             _end(process)
         for proxy in self.proxies.values():
             proxy.stop()
+        if self.network is not None:
+            self.network.close()
+
+    @property
+    def wires(self) -> list[Wire]:
+        """Of all agents; empty when they are not hosts of their own."""
+        return list(self.network.wires.values()) if self.network is not None else []
+
+    def wire(self, agent: str) -> Wire:
+        assert self.network is not None, "the cluster is not wired"
+        return self.network.wires[agent]
 
     # --- processes --------------------------------------------------------------------------
 

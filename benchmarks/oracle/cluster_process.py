@@ -3,8 +3,9 @@
     python -m benchmarks.oracle.cluster_process SPEC
 
 SPEC is a JSON file: `parent` (a pid; it ends with that process), `state_dir`, `agents`, `skills`
-(a path), `work_dir`, `holds` (a folder) and `proxies` (see `detours`). It prints one JSON line
-when the cluster is ready and ends at SIGTERM.
+(a path), `work_dir`, `holds` (a folder), `proxies` (see `detours`), `namespaces` (of agents that
+are hosts of their own) and `clocks` (a folder, or empty). It prints one JSON line when the cluster
+is ready and ends at SIGTERM.
 It starts, restarts and ends its children with the machinery of `muster up`.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.oracle.wall_clock import WallClock
 from muster.agent.process_tree import die_with_parent
 from muster.domain.errors import MusterError
 from muster.local.binaries import find_etcd, find_redis
@@ -46,9 +48,9 @@ _WAIT_WHILE_HELD = 'while [ -e "$0" ]; do sleep 0.02; done; exec "$@"'
 
 def detours(parts: tuple[Part, ...], proxies: Mapping[str, str]) -> tuple[Part, ...]:
     """The parts with some addresses replaced: `storage`, `scheduler`, `standby` name who listens
-    behind the proxy whose host:port is given."""
+    behind the proxy whose host:port is given; `etcd@scheduler` is etcd for that part alone."""
     listening = {part.name: part.env.get("MUSTER_LISTEN", "") for part in parts}
-    swaps = {listening[name]: address for name, address in proxies.items()}
+    swaps = {listening[name]: at for name, at in proxies.items() if name in listening}
 
     def swapped(value: str) -> str:
         return ",".join(swaps.get(word, word) for word in value.split(","))
@@ -60,6 +62,8 @@ def detours(parts: tuple[Part, ...], proxies: Mapping[str, str]) -> tuple[Part, 
         if part.name in proxies and part.name != "storage":
             # What agents and gateways are told to dial.
             env["MUSTER_ADVERTISE"] = proxies[part.name]
+        if f"etcd@{part.name}" in proxies:
+            env["MUSTER_ETCD_ENDPOINTS"] = proxies[f"etcd@{part.name}"]
         changed.append(replace(part, env=env))
     return tuple(changed)
 
@@ -95,6 +99,18 @@ def held(part: Part, holds: Path) -> Part:
     """The part, started only while no file of its name lies in `holds`."""
     argv = ("/bin/sh", "-c", _WAIT_WHILE_HELD, str(holds / part.name), *part.argv)
     return replace(part, argv=argv)
+
+
+def placed(part: Part, namespaces: Mapping[str, str], clocks: str) -> Part:
+    """The part on its own host, and with its own wall clock, where it is to have them."""
+    argv, env = part.argv, dict(part.env)
+    if part.name in namespaces:
+        argv = ("nsenter", f"--net={namespaces[part.name]}", *argv)
+    if clocks and part.name not in ("etcd", "redis"):
+        told = WallClock.environ(clocks, part.name)
+        found = (told["PYTHONPATH"], env.get("PYTHONPATH", ""))
+        env |= {**told, "PYTHONPATH": ":".join(filter(None, found))}
+    return replace(part, argv=argv, env=env)
 
 
 def main() -> int:
@@ -143,7 +159,10 @@ def _run(spec: Mapping[str, Any], state: StateDir) -> int:
     )
     api_key, _ = admin_key(state)
     write_private(plan.redis_conf, redis_config(plan))
-    parts = detours(tuple(with_standby(parts_of(plan), state, ports)), spec["proxies"])
+    parts = [
+        held(placed(part, spec["namespaces"], spec["clocks"]), Path(spec["holds"]))
+        for part in detours(tuple(with_standby(parts_of(plan), state, ports)), spec["proxies"])
+    ]
 
     def ready() -> None:
         facts = {
@@ -163,7 +182,7 @@ def _run(spec: Mapping[str, Any], state: StateDir) -> int:
         api_key=api_key,
         on_ready=ready,
         tell=tell,
-        parts=[held(part, Path(spec["holds"])) for part in parts],
+        parts=parts,
     )
     return 0 if asyncio.run(running) else 1
 

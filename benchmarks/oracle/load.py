@@ -37,6 +37,7 @@ class Shape:
     stop: bool = True
     batch: int = BATCH_TASKS
     trickle: bool = True
+    trickle_pause_s: float = TRICKLE_PAUSE_S
 
 
 class Load:
@@ -148,7 +149,7 @@ class Load:
 
     def _drip(self) -> None:
         rest = self.cluster.rest(timeout_s=8.0)
-        while not self._stop.wait(TRICKLE_PAUSE_S):
+        while not self._stop.wait(self.shape.trickle_pause_s):
             # Ahead of the burst, so that they tell when work goes on and not how much waits.
             tasks = [
                 self._random_task(self._trickle_random, stop=False, priority=FIRST)

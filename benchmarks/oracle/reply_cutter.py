@@ -1,5 +1,5 @@
-"""A TCP proxy that lets requests through and loses the replies: what was asked for is done, and
-whoever asked is not told."""
+"""A TCP proxy that loses replies (what was asked for is done, and whoever asked is not told) or
+carries nothing at all while its connections stay open."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class ReplyCutter:
         self.address = ""
         self.dropped_bytes = 0
         self._muted = False
+        self._flow = asyncio.Event()
+        self._flow.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._pipes: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -47,6 +49,14 @@ class ReplyCutter:
         """Closes all connections, and lets replies of new ones through again."""
         self._loop.call_soon_threadsafe(self._cut)
 
+    def part(self) -> None:
+        """From now on connections are open, new ones too, and carry nothing."""
+        self._loop.call_soon_threadsafe(self._flow.clear)
+
+    def heal(self) -> None:
+        """What was held back arrives, late."""
+        self._loop.call_soon_threadsafe(self._flow.set)
+
     def _cut(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
@@ -71,6 +81,8 @@ class ReplyCutter:
         self._cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        await self._flow.wait()
         host, _, port = self.target.rpartition(":")
         try:
             if not host:
@@ -79,8 +91,9 @@ class ReplyCutter:
                 far_reader, far_writer = await asyncio.open_connection(host, int(port))
         except (OSError, TimeoutError):
             writer.transport.abort()
+            self._writers.discard(writer)
             return
-        self._writers |= {writer, far_writer}
+        self._writers.add(far_writer)
         for source, sink, replies in (
             (reader, far_writer, False),
             (far_reader, writer, True),
@@ -94,6 +107,7 @@ class ReplyCutter:
     ) -> None:
         with suppress(OSError):
             while chunk := await source.read(_READ_BYTES):
+                await self._flow.wait()
                 if replies and self._muted:
                     self.dropped_bytes += len(chunk)
                     continue

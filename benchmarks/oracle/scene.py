@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.oracle.books import Change, Mark, Record
-from benchmarks.oracle.checker import Expectation, Verdict, check
+from benchmarks.oracle.checker import GIVEN_UP, Expectation, Verdict, check
 from benchmarks.oracle.cluster import Cluster, fenced, until
+from benchmarks.oracle.far_network import why_no_network
 from benchmarks.oracle.load import LABEL, Load, Shape
 
 # Far above what the slowest fault needs; a task that is open after it is lost.
@@ -148,6 +149,23 @@ class Limits:
         return ", ".join(parts)
 
 
+class Ground:
+    """The cluster that a fault is made in, unless the fault says otherwise.
+
+    `proxied`: links between services can be cut. `wired`: each agent is a host of its own.
+    `clocked`: the wall clock can be set. `agents`: at least so many.
+    """
+
+    proxied = False
+    wired = False
+    clocked = False
+    agents = 0
+
+    def why_not(self) -> str:
+        """Why this machine cannot make the fault; empty when it can."""
+        return why_no_network() if self.wired else ""
+
+
 class Fault(Protocol):
     """One line of the catalogue."""
 
@@ -159,7 +177,14 @@ class Fault(Protocol):
     def limits(self) -> Limits: ...
     @property
     def proxied(self) -> bool: ...
+    @property
+    def wired(self) -> bool: ...
+    @property
+    def clocked(self) -> bool: ...
+    @property
+    def agents(self) -> int: ...
 
+    def why_not(self) -> str: ...
     def shape(self, tasks: int, short: bool) -> Shape: ...
     def strike(self, scene: Scene) -> Strike: ...
     def judge(self, scene: Scene, strike: Strike, books: Books) -> None: ...
@@ -184,7 +209,12 @@ class Run:
     longest_gap_s: float = 0.0
     detections_s: list[float] = field(default_factory=list)
     recoveries_s: list[float] = field(default_factory=list)
+    # Agents given up, and suspected, that the fault had not touched.
+    false_deaths: int = 0
+    false_suspicions: int = 0
     took_s: float = 0.0
+    # Why this machine cannot make the fault; then nothing was run.
+    skipped: str = ""
     violations: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)
@@ -222,7 +252,7 @@ def run_fault(
     verdict = check(
         load.journal.entries(), books.marks, books.records, books.events, strike.expectation
     )
-    return _run(fault, seed, scene, strike, verdict, refusals, time.monotonic() - began_s)
+    return _run(fault, seed, scene, strike, books, verdict, refusals, time.monotonic() - began_s)
 
 
 def gather(cluster: Cluster, load: Load, position: str) -> Books:
@@ -254,12 +284,15 @@ def _run(
     seed: int,
     scene: Scene,
     strike: Strike,
+    books: Books,
     verdict: Verdict,
     before: Any,
     took_s: float,
 ) -> Run:
     load = scene.load
     after = fenced(scene.cluster)
+    harmed = strike.expectation.harmed
+    untouched = [event.agent_state for event in books.events if event.agent not in harmed]
     refused_outcomes = sum(
         count - (before[name][1] if before[name][0] == pid else 0.0)
         for name, (pid, count) in after.items()
@@ -279,6 +312,8 @@ def _run(
         duplicates=verdict.duplicate_executions,
         unrecorded=verdict.unrecorded_executions,
         refused=len(load.burst.refused) + len(load.trickle.refused),
+        false_deaths=sum(state in GIVEN_UP for state in untouched),
+        false_suspicions=untouched.count("SUSPECT"),
         longest_gap_s=load.trickle.longest_gap_s(first_s, last_s),
         detections_s=strike.detections_s,
         recoveries_s=strike.recoveries_s,

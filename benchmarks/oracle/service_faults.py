@@ -10,7 +10,7 @@ import psutil
 from benchmarks.oracle.cluster import BACK_WITHIN_S, SCHEDULERS, SERVICES, until
 from benchmarks.oracle.load import Shape
 from benchmarks.oracle.reply_cutter import ReplyCutter
-from benchmarks.oracle.scene import Books, Limits, Scene, Strike
+from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 
 LEADER_TTL_S = 3.0
 TAKEOVER_S = 5.0
@@ -22,13 +22,12 @@ _LEADER_WITHIN_S = 60.0
 REPLY_WITHIN_S = 30.0
 
 
-class ServiceFault:
+class ServiceFault(Ground):
     """A fault that no task and no agent may feel: nothing moves, nothing is charged."""
 
     number = ""
     name = ""
     limits = Limits(also="0 tasks moved")
-    proxied = False
 
     def shape(self, tasks: int, short: bool) -> Shape:  # noqa: ARG002 -- others take it
         return Shape(tasks)

@@ -14,6 +14,8 @@ from typing import Any
 
 from muster.skill import AsyncContext, Context, skill
 
+_TICK_S = 0.1
+
 
 def _mark(side: str, task: str, attempt: int, phase: str, token: str) -> None:
     """One line by one write: appends of this size to a local file do not mix."""
@@ -45,6 +47,32 @@ async def wait(n: int, ms: float, side: str, ctx: AsyncContext) -> dict[str, Any
     token = _token("wait")
     _mark(side, ctx.task_id, ctx.attempt, "begin", token)
     await asyncio.sleep(ms / 1000)
+    _mark(side, ctx.task_id, ctx.attempt, "end", token)
+    return {"n": n, "task": ctx.task_id, "attempt": ctx.attempt, "token": token}
+
+
+@skill
+def pulse(n: int, ms: float, side: str, ctx: Context) -> dict[str, Any]:
+    """Leaves a mark every moment, so that it is known until when it ran though it is killed."""
+    token = _token("pulse")
+    _mark(side, ctx.task_id, ctx.attempt, "begin", token)
+    until_s = time.monotonic() + ms / 1000
+    while time.monotonic() < until_s:
+        time.sleep(_TICK_S)
+        _mark(side, ctx.task_id, ctx.attempt, "tick", token)
+    _mark(side, ctx.task_id, ctx.attempt, "end", token)
+    return {"n": n, "task": ctx.task_id, "attempt": ctx.attempt, "token": token}
+
+
+@skill
+async def pulse_beside(n: int, ms: float, side: str, ctx: AsyncContext) -> dict[str, Any]:
+    """As `pulse`, beside others in one process."""
+    token = _token("pulse")
+    _mark(side, ctx.task_id, ctx.attempt, "begin", token)
+    until_s = time.monotonic() + ms / 1000
+    while time.monotonic() < until_s:
+        await asyncio.sleep(_TICK_S)
+        _mark(side, ctx.task_id, ctx.attempt, "tick", token)
     _mark(side, ctx.task_id, ctx.attempt, "end", token)
     return {"n": n, "task": ctx.task_id, "attempt": ctx.attempt, "token": token}
 

@@ -20,7 +20,7 @@ REQUIRE_LEADER: Final = (("hasleader", "true"),)
 # A full page of agents, or a thousand revisions on one watch answer, must fit.
 _MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 
-_CHANNEL_OPTIONS: Final = (
+CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES),
     # etcd refuses pings that come more often than every 5 s.
     ("grpc.keepalive_time_ms", 6_000),
@@ -47,8 +47,8 @@ def open_channel(
         )
     if scheme == "https" or (credentials is not None and scheme == ""):
         used = credentials or grpc.ssl_channel_credentials()
-        return grpc.aio.secure_channel(target, used, options=_CHANNEL_OPTIONS)
-    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(target, used, options=CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -23,7 +23,7 @@ _LOG = structlog.get_logger("muster.rpc")
 # Calls under way at once in one process; beyond it gRPC answers RESOURCE_EXHAUSTED.
 _MAX_CONCURRENT_RPCS = 4_096
 
-_SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
+SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     *WINDOW_OPTIONS,
@@ -167,7 +167,7 @@ class RpcServer:
         self._listen = listen
         self._server = grpc.aio.server(
             interceptors=(_Guard(secret, service),),
-            options=_SERVER_OPTIONS,
+            options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS,
         )
         self._calls = CallService(service)

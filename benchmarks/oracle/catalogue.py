@@ -10,6 +10,7 @@ from benchmarks.oracle import power_cut as power
 from benchmarks.oracle import service_faults as services
 from benchmarks.oracle import stall_faults as stalls
 from benchmarks.oracle import store_faults as stores
+from benchmarks.oracle.call_sites import CallSites
 from benchmarks.oracle.cancel_race import CancelRace
 from benchmarks.oracle.scene import Fault
 
@@ -47,6 +48,7 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     CancelRace,
     agents.Poison,
     agents.AgentDrained,
+    CallSites,
 )
 FAULTS: Mapping[str, Callable[[], Fault]] = {make().number: make for make in _ALL}
 

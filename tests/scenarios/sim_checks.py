@@ -89,7 +89,13 @@ def check_touched(state: WatchedState) -> None:
                 _check_gone(state, task)
                 continue
             if task.status.state is TaskState.PENDING and not task.queued and pausing is None:
-                pausing = {e[3].id for e in state.deadlines._heap if e[2] is Moment.RETRY}
+                # What was held for an agent may be placed before its pause is over: that moment
+                # of an earlier attempt means nothing any more.
+                pausing = {
+                    e[3].id
+                    for e in state.deadlines._heap
+                    if e[2] is Moment.RETRY and e[4] == e[3].status.attempt
+                }
             _check_place(state, task, pausing or set())
     if state.touched_agents:
         touched_agents, state.touched_agents = state.touched_agents, {}

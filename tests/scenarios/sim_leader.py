@@ -65,7 +65,9 @@ class SimLeader(Part):
         self.registry_link: Link | None = None
         self.monitor_link: Link | None = None
         self.state = WatchedState(
-            Policy(strategy=world.strategy), np.random.default_rng(1), world.rng.random
+            Policy(strategy=world.strategy, recovery=world.recovery),
+            np.random.default_rng(1),
+            world.rng.random,
         )
         self.state.judged_boot_ms = self.boot_ms()
         self.term = 0
@@ -168,6 +170,7 @@ class SimLeader(Part):
             agents.judge(self.state, now)
             self.witness.check_foreign()
             self.witness.check_told()
+            self.witness.check_wishes()
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:
@@ -315,6 +318,7 @@ class SimLeader(Part):
         ident = supervisor.machine.id
         if self.supervisors.get(ident, (None, None))[1] is not link:
             return
+        agents.supervisor_heard(self.state, ident, self.now())
         if death is not None:
             started = [AttemptRef(*s.key, s.tenant) for s in death.started]
             number, known, why = death.incarnation, death.known, death.why

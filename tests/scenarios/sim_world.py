@@ -25,6 +25,7 @@ from tests.scenarios.sim_store import SimStore
 
 from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.ids import AgentId, TaskId
+from muster.domain.policy import RECOVERIES
 from muster.domain.task import POISON_DEATHS, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
 from muster_scheduler.core.records import AgentEntry
@@ -42,7 +43,8 @@ REPLAY = "python -m tests.scenarios.replay"
 class World:
     """One run."""
 
-    def __init__(self, seed: int, *, requests: int = 16) -> None:
+    def __init__(self, seed: int, *, requests: int = 16, storm: str = "") -> None:
+        """`storm`: all that goes wrong is of this kind, see `Faults`."""
         self.seed = seed
         # Of two storage services: what one was asked may be carried out after newer requests.
         self.overtaking = seed % OVERTAKING_SEEDS == 0
@@ -60,6 +62,7 @@ class World:
         self.leaders: list[SimLeader] = []
         self.incarnations: dict[tuple[AgentId, int], Runtime] = {}
         self.strategy = self.rng.choice(STRATEGIES)
+        self.recovery = RECOVERIES[seed // OVERTAKING_SEEDS % len(RECOVERIES)]
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
         self.holds_back = self.rng.random() < 0.5
         self.machines = {
@@ -73,7 +76,7 @@ class World:
             kernel.at(self.rng.random() * 1_000, machine.start)
         self.gateway = Gateway(self)
         self.gateway.plan(requests, FAULTS_END_MS)
-        Faults(self).plan(FAULTS_END_MS)
+        Faults(self, storm).plan(FAULTS_END_MS)
         kernel.at(FAULTS_END_MS, self._becalm)
 
     def run(self) -> None:

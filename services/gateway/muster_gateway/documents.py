@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from muster.domain.policy import DEFAULT_STRATEGY, MAX_WEIGHT, STRATEGIES
+from muster.domain.policy import (
+    DEFAULT_RECOVERY,
+    DEFAULT_STRATEGY,
+    MAX_WEIGHT,
+    RECOVERIES,
+    STRATEGIES,
+)
 from muster.domain.task import (
     CONSTRAINT_OPS,
     DEFAULT_MAX_ATTEMPTS,
@@ -296,6 +302,66 @@ class AgentPage(BaseModel):
     next: str | None
 
 
+class RecoveryAction(BaseModel):
+    """What was decided at one moment of a recovery, and what it was weighed against."""
+
+    at: str = Field(examples=[AT])
+    after_s: float = Field(description="Since the agent was found DOWN.")
+    action: Literal["wait", "restart", "migrate"]
+    policy: str
+    kind: str
+    silent_s: float
+    epoch: int
+    restarts_tried: int
+    tasks: int = Field(description="Held at that moment.")
+    given_away: int = Field(description="Tasks that were given to others at once.")
+    expected_cost_task_s: float
+    alternatives: dict[str, float] = Field(description="Expected costs of the other actions.")
+    excluded: dict[str, str] = Field(description="Why an action was not to be had.")
+    evidence: dict[str, Any] = Field(description="Chances, outcomes behind them, spare slots.")
+    before: dict[str, float] = Field(description="T, U and B before the failure.")
+    after: dict[str, float] = Field(description="T, U and B with this action.")
+    violated: dict[str, float] = Field(description="Bounds that are broken, and by how much.")
+    sentence: str
+
+
+class Recovery(BaseModel):
+    """One outage of one agent: what was seen, what was done, what came of it."""
+
+    id: str = Field(examples=[f"1769860800123-{AGENT}"])
+    agent: str = Field(examples=[AGENT])
+    incarnation: int = Field(description="The one that failed.")
+    term: int = Field(description="Of the leader that decided.")
+    kind: Literal["died", "hung", "unreachable"]
+    evidence: str = Field(description="Why the agent was given up.")
+    policy: str
+    began_at: str = Field(examples=[AT])
+    silent_s: float = Field(description="Since it was last heard, when it was found DOWN.")
+    tasks: int = Field(description="That it had then.")
+    kept: int = Field(description="Went on when it came back.")
+    rerun: int = Field(description="Began again when it came back without its work.")
+    moved: int = Field(description="Were given to others.")
+    waiting: int = Field(description="Do not run again yet.")
+    action: Literal["wait", "restart", "migrate"] = Field(description="The first one.")
+    actions: list[RecoveryAction] | None = Field(None, description="Each change of mind.")
+    restarts: int
+    restart_took_s: float | None
+    back_after_s: float | None = Field(description="When the agent was READY again; null = never.")
+    longest_wait_s: float = Field(description="Of a lost task, until it ran again.")
+    expected_cost_task_s: float = Field(description="Task-seconds, when it began.")
+    realised_cost_task_s: float | None = Field(description="Null while it is open.")
+    outcome: Literal["open", "kept", "rerun", "moved", "no tasks", "interrupted"]
+    ended_at: str | None
+    sentence: str = Field(description="All of it in words.")
+
+
+class RecoveryPage(BaseModel):
+    """Recoveries, the newest first."""
+
+    items: list[Recovery]
+    next: str | None
+
+
 class Objective(BaseModel):
     """T, U and B of what is placed now, at most a second old."""
 
@@ -353,6 +419,24 @@ class Bounds(Strict):
     J: float | None = Field(None, ge=0, description="At most this; not below weights.t.")
 
 
+class RecoveryBounds(Strict):
+    """By how much a recovery may raise T and B, and lower U."""
+
+    T: float | None = Field(None, ge=0, description="Task-seconds.")
+    U: float | None = Field(None, ge=0, le=1)
+    B: float | None = Field(None, ge=0, le=1)
+
+
+class RecoveryPolicy(Strict):
+    """What is done about agents that are down."""
+
+    policy: str = Field(DEFAULT_RECOVERY, json_schema_extra={"enum": list(RECOVERIES)})
+    bounds: RecoveryBounds = Field(
+        default_factory=lambda: RecoveryBounds.model_validate({}),
+        description="Only those that are named.",
+    )
+
+
 class PolicyDocument(Strict):
     """How tasks are placed."""
 
@@ -366,6 +450,10 @@ class PolicyDocument(Strict):
         default_factory=lambda: Bounds.model_validate({}), description="Only those that are named."
     )
     budget: Duration = Field("100ms", description="What an improving strategy may take; to 1h.")
+    recovery: RecoveryPolicy = Field(
+        default_factory=lambda: RecoveryPolicy.model_validate({}),
+        description="Agents that are down: waited for, restarted, or their tasks moved.",
+    )
 
 
 class KeyNames(BaseModel):

@@ -60,6 +60,8 @@ ACCESS: Mapping[tuple[str, str], Role | None] = MappingProxyType(
         ("POST", "/v1/cluster/accept-store"): Role.ADMIN,
         ("GET", "/v1/agents"): Role.VIEWER,
         ("GET", "/v1/agents/{id}"): Role.VIEWER,
+        ("GET", "/v1/recoveries"): Role.VIEWER,
+        ("GET", "/v1/recoveries/{id}"): Role.VIEWER,
         ("POST", "/v1/agents/{id}/cordon"): Role.OPERATOR,
         ("POST", "/v1/agents/{id}/uncordon"): Role.OPERATOR,
         ("POST", "/v1/agents/{id}/drain"): Role.OPERATOR,

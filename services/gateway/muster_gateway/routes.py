@@ -11,6 +11,7 @@ from muster_gateway import (
     routes_keys,
     routes_plans,
     routes_policy,
+    routes_recoveries,
     routes_results,
     routes_service,
     routes_tasks,
@@ -26,5 +27,6 @@ ROUTES: Final[tuple[Route, ...]] = (
     *routes_keys.ROUTES,
     *routes_plans.ROUTES,
     *routes_policy.ROUTES,
+    *routes_recoveries.ROUTES,
     *routes_service.ROUTES,
 )

@@ -19,6 +19,7 @@ from muster.rpc.clock import boot_ms, wall_ms
 from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
 from muster.rpc.server import RpcServer
+from muster_monitor.alerting.office import AlertOffice, monitor_name
 from muster_monitor.config import Config
 from muster_monitor.judge import judge
 from muster_monitor.log_reader import LogReader
@@ -46,11 +47,16 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     state = MonitorState(config.detector, config.log_memory_bytes)
     storage = ServiceChannel(config.storage, secret=config.secret, what="storage")
     registry = ServiceChannel(config.registry, secret=config.secret, what="registry")
+    # The tail of events rotates through the addresses on its own.
+    events = ServiceChannel(config.storage, secret=config.secret, what="storage")
+    name = monitor_name(config.listen)
+    office = AlertOffice(state, storage, events, config.alerting, name, boot_ms, wall_ms)
     store, ends = LogStore(state, storage, boot_ms), TaskEnds(storage)
     reader = LogReader(state, store, ends, boot_ms, wall_ms)
     server = RpcServer(config.listen, secret=config.secret, service="monitor")
     server.add(
-        add_MonitorServiceServicer_to_server, MonitorService(state, reader, boot_ms, wall_ms)
+        add_MonitorServiceServicer_to_server,
+        MonitorService(state, reader, office.desk, boot_ms, wall_ms),
     )
     collector = AgentCollector(state, boot_ms, wall_ms)
 
@@ -65,6 +71,7 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
             group.create_task(follow_agents(registry, partial(apply, state)), name="roster"),
             group.create_task(store.run(), name="log store"),
             group.create_task(ends.run(), name="task ends"),
+            group.create_task(office.run(), name="alerts"),
         ]
         register(collector, figures)
         try:
@@ -77,8 +84,11 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
             for task in work:
                 task.cancel()
             await store.drain(_DRAIN_S)
+            # The alert desk hands over before its channel is closed.
+            await asyncio.wait(work, timeout=_DRAIN_S)
             figures.unregister(collector)
             await storage.close()
+            await events.close()
             await registry.close()
 
 

@@ -23,6 +23,8 @@ class Config:
     registry: tuple[str, ...]
     detector: DetectorSettings
     log_memory_bytes: int = DEFAULT_MEMORY_BYTES
+    # The document of receivers; "" = nobody is told of alerts.
+    alerting: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -52,4 +54,5 @@ class Config:
             registry=addresses(environ, "MUSTER_REGISTRY"),
             detector=detector,
             log_memory_bytes=int(log_memory_bytes),
+            alerting=environ.get("MUSTER_MONITOR_ALERTING", ""),
         )

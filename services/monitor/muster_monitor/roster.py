@@ -14,6 +14,7 @@ def apply(state: MonitorState, message: pb.WatchAgentsResponse) -> None:
         state.registered.clear()
     for record in message.agents:
         state.registered[AgentId(record.spec.id)] = record.incarnation
+        state.remember_tenant(AgentId(record.spec.id), record.spec.tenant)
     for ident in message.removed:
         state.registered.pop(AgentId(ident), None)
     state.registry_seen = True

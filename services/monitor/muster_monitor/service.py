@@ -14,6 +14,8 @@ from muster.domain.errors import NotFound, Overloaded
 from muster.domain.ids import AgentId, parse_agent_id
 from muster.rpc.listeners import wait_for
 from muster_monitor import metrics
+from muster_monitor.alerting.desk import AlertDesk
+from muster_monitor.alerting.door import AlertDoor
 from muster_monitor.intake import STREAM_VALUES, Intake
 from muster_monitor.log_reader import LogReader
 from muster_monitor.rings import Sample
@@ -37,11 +39,13 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         self,
         state: MonitorState,
         reader: LogReader,
+        desk: AlertDesk,
         boot_ms: Callable[[], int],
         wall_ms: Callable[[], int],
     ) -> None:
         self._state = state
         self._reader = reader
+        self._alerts = AlertDoor(desk, wall_ms)
         self._boot_ms = boot_ms
         self._wall_ms = wall_ms
         self._streams = 0
@@ -124,6 +128,26 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         if not samples and agent not in self._state.last_seen_ms:
             raise NotFound("agent", agent)
         return pb.GetMetricsResponse(agents=[self._samples(agent, samples)])
+
+    async def ListAlerts(
+        self, request: pb.ListAlertsRequest, context: Any
+    ) -> pb.ListAlertsResponse:
+        return await self._alerts.list(request)
+
+    async def CreateSilence(
+        self, request: pb.CreateSilenceRequest, context: Any
+    ) -> pb.CreateSilenceResponse:
+        return await self._alerts.create_silence(request)
+
+    async def ListSilences(
+        self, request: pb.ListSilencesRequest, context: Any
+    ) -> pb.ListSilencesResponse:
+        return await self._alerts.list_silences(request)
+
+    async def EndSilence(
+        self, request: pb.EndSilenceRequest, context: Any
+    ) -> pb.EndSilenceResponse:
+        return await self._alerts.end_silence(request)
 
     async def _read(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from muster.domain.ids import AgentId, TaskId, TenantId
+from muster.domain.ids import DEFAULT_TENANT, AgentId, TaskId, TenantId
 from muster.rpc.listeners import Signal
 from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
@@ -19,6 +19,8 @@ AGENT_LINES = 1_000
 AGENT_LINE_BYTES = 2 * 1024
 # The agent's lines have no index of their own; they are numbered as they come.
 AGENT_LINE_AGENTS = 10_000
+# Agents whose tenant is known, also after they are gone.
+MAX_TENANTS_KNOWN = 20_000
 
 
 class AgentLines:
@@ -68,6 +70,8 @@ class MonitorState:
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
         self.registered: dict[AgentId, int] = {}
+        # Kept when an agent is gone: what is told of it then is still its tenant's alone.
+        self.tenants: dict[AgentId, str] = {}
         self.registry_seen = False
         # Unix ms of each agent's newest report.
         self.last_seen_ms: dict[AgentId, int] = {}
@@ -90,6 +94,13 @@ class MonitorState:
         signal = self._log_readers.get((tenant, task))
         if signal is not None and not len(signal):
             del self._log_readers[(tenant, task)]
+
+    def remember_tenant(self, agent: AgentId, tenant: str) -> None:
+        """Whose agent it is; those that went first are forgotten when there are too many."""
+        self.tenants[agent] = tenant or DEFAULT_TENANT
+        if len(self.tenants) > MAX_TENANTS_KNOWN:
+            gone = next((a for a in self.tenants if a not in self.registered), agent)
+            del self.tenants[gone]
 
     def forget(self, agent: AgentId) -> None:
         """Nothing was heard of it for longer than its metrics are kept."""

@@ -89,6 +89,7 @@ def take_message(leader: Leader, session: Session, message: scheduler_pb2.Sessio
     if message.HasField("beat") and leader.may_answer:
         session.answer_beat(message.beat.seq)
     if session.supervisor:
+        agents.supervisor_heard(state, ident, now)
         if message.HasField("runtime_died"):
             died = message.runtime_died
             agents.runtime_died(

@@ -38,7 +38,7 @@ from muster.rpc import conversion
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms, wall_ms
 from muster_scheduler import metrics
-from muster_scheduler.core import agents, tasks
+from muster_scheduler.core import agents, recovering, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
@@ -48,6 +48,7 @@ from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
 from muster_scheduler.publisher import Publisher
+from muster_scheduler.recovery_keeping import RecoveryKeeper
 from muster_scheduler.sessions import Session
 from muster_scheduler.stored_policy import StoredPolicy
 from muster_scheduler.writer import Answer, Writer
@@ -150,6 +151,7 @@ class Leader:
         )
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
+        self.recoveries = RecoveryKeeper(storage, term, self.state, self.publisher)
 
     # ------------------------------------------------------------------- time
 
@@ -187,6 +189,7 @@ class Leader:
                 group.create_task(self.loader.run(), name="loader")
                 group.create_task(self.policies.follow(self._use), name="policy")
                 group.create_task(self.improver.run(), name="improver")
+                group.create_task(self.recoveries.run(), name="recoveries")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
         finally:
@@ -247,6 +250,7 @@ class Leader:
             now = self.now()
             tasks.due(self.state, now)
             tasks.flush_started(self.state, now)
+            recovering.follow(self.state, now)
             # What turned out to be stored otherwise, and was found ended when it was looked up.
             for ident in list(self._settling):
                 self._settle(ident)
@@ -261,6 +265,7 @@ class Leader:
             if self.objective.step(self.state, now):
                 for gauge, value in zip(metrics.OBJECTIVE, self.objective.now, strict=True):
                     gauge.set(value)
+                self.state.recoveries.open_response_s = self.objective.now[0]
             self.wake()
 
     def _measure(self) -> None:
@@ -332,6 +337,8 @@ class Leader:
         for change in commands.changed:
             _LOG.info("agent changed", agent=change.agent, state=change.state.value, why=change.why)
             self.publisher.agent_changed(change)
+        if commands.recoveries:
+            self.recoveries.take(commands.recoveries)
         if commands.reload:
             self.loader.reload(commands.reload)
 

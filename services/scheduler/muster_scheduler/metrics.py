@@ -57,6 +57,11 @@ ATTEMPTS_FORGOTTEN = Counter(
 )
 MODEL_VERSION = Gauge("muster_model_version", "The run-time model in use, 0 = none.")
 STRAGGLERS = Counter("muster_stragglers", "Attempts that ran far longer than was expected.")
+RECOVERIES = Counter(
+    "muster_recoveries",
+    "Outages of agents that are over, by what was done first and what became of the tasks.",
+    ("action", "outcome"),
+)
 
 
 def forget_leadership() -> None:

@@ -65,6 +65,19 @@ class Publisher:
             )
         )
 
+    def agent_recovery(self, agent: str, incarnation: int, note: str, why: str) -> None:
+        """A recovery began, has another action or is over; `note`: its id, action, outcome."""
+        self.add(
+            storage_pb2.Event(
+                kind=storage_pb2.EVENT_KIND_AGENT_RECOVERY,
+                at_ms=wall_ms(),
+                agent=agent,
+                incarnation=incarnation,
+                note=note,
+                why=why,
+            )
+        )
+
     def straggler(self, late: Straggler, why: str) -> None:
         """An attempt takes far longer than was expected."""
         self.add(

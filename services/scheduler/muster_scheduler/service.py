@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import structlog
 
 from muster.api.v1 import agent_pb2, scheduler_pb2, scheduler_pb2_grpc
@@ -32,6 +33,7 @@ from muster_scheduler.explaining import explained
 from muster_scheduler.intake import open_session, take_message
 from muster_scheduler.leader import Leader
 from muster_scheduler.planning import Planner, predicted_run_s
+from muster_scheduler.recovery_keeping import MAX_RECORDS
 from muster_scheduler.sessions import Session as OpenSession
 from muster_scheduler.store_halt import Halt
 
@@ -203,6 +205,26 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
             assigned=counts["assigned"],
             running=counts["running"],
             alarms=self.alarms.standing,
+        )
+
+    async def ListRecoveries(
+        self, request: scheduler_pb2.ListRecoveriesRequest, context: Any
+    ) -> scheduler_pb2.ListRecoveriesResponse:
+        leader = await self._leading()
+        limit = request.limit or 100
+        if not 1 <= limit <= MAX_RECORDS:
+            raise InvalidInput("limit", request.limit, f"1 to {MAX_RECORDS}, 0 = 100")
+        found = [
+            record
+            for ident, record in reversed(leader.recoveries.records.items())
+            if record["tenant"] == request.tenant
+            and request.agent in ("", record["agent"])
+            and request.id in ("", ident)
+            and (not request.before_id or ident < request.before_id)
+        ]
+        return scheduler_pb2.ListRecoveriesResponse(
+            records_json=[orjson.dumps(record) for record in found[:limit]],
+            more=len(found) > limit,
         )
 
     async def AcceptStore(

@@ -14,6 +14,7 @@ from muster.cli import (
     cluster_commands,
     key_commands,
     policy_commands,
+    recovery_commands,
     task_commands,
 )
 from muster.cli.failure import EXIT_CODES, EXIT_USAGE, Failure
@@ -65,6 +66,7 @@ task_commands.add_to(app)
 agent_commands.add_to(app)
 key_commands.add_to(app)
 policy_commands.add_to(app)
+recovery_commands.add_to(app)
 _passed_on(app, "replay", ("replay",), "Run a recorded trace under other strategies.")
 _passed_on(app, "service", ("service",), "Run one of the services: the daemons of a cluster.")
 

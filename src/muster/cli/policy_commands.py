@@ -12,7 +12,7 @@ import typer
 
 from muster.cli.session import Session
 from muster.domain.errors import InvalidInput
-from muster.domain.policy import STRATEGIES, parse_policy
+from muster.domain.policy import RECOVERIES, STRATEGIES, parse_policy
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the REST interface's JSON.")]
 
@@ -55,6 +55,13 @@ def set_policy(
     budget: Annotated[
         str | None, typer.Option(help="What an improving strategy may take, e.g. 200ms.")
     ] = None,
+    recovery: Annotated[
+        str | None, typer.Option(help=f"Of agents that are down: {', '.join(RECOVERIES)}.")
+    ] = None,
+    recovery_bound: Annotated[
+        list[str] | None,
+        typer.Option(metavar="T|U|B=NUMBER", help="What a recovery may cost; all of them anew."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the policy; the leader places by it within a second.
@@ -74,13 +81,21 @@ def set_policy(
     changes = {name: value for name, value in changes.items() if value is not None}
     if no_bounds and bound:
         raise InvalidInput("--no-bounds", "--bound", "give one of them")
-    if file is None and not changes:
+    if file is None and not (changes or recovery or recovery_bound):
         raise InvalidInput("policy set", "", "give --file or what to change")
     if file is not None:
         document, etag = _read(file), ""
     else:
         document, etag = session.rest.get_tagged("/v1/policy")
     document = {**document, **changes}
+    of_recovery = {
+        "policy": recovery,
+        "bounds": _numbers("--recovery-bound", recovery_bound),
+    }
+    of_recovery = {name: value for name, value in of_recovery.items() if value is not None}
+    if of_recovery:
+        before = document.get("recovery")
+        document["recovery"] = {**(before if isinstance(before, dict) else {}), **of_recovery}
     parse_policy(document)
     _show(session, session.rest.put("/v1/policy", document, if_match=etag), as_json)
 
@@ -125,6 +140,9 @@ def _show(session: Session, document: dict[str, Any], as_json: bool) -> None:
     from muster.cli.show import pairs  # noqa: PLC0415
 
     weights, bounds = document["weights"], document["bounds"]
+    # A gateway of an older version says nothing of it.
+    recovery = document.get("recovery") or {}
+    limits = recovery.get("bounds") or {}
     pairs(
         (
             ("strategy", document["strategy"]),
@@ -133,5 +151,7 @@ def _show(session: Session, document: dict[str, Any], as_json: bool) -> None:
             ("objective", document["objective"]),
             ("bounds", ", ".join(f"{n} {v:g}" for n, v in bounds.items()) or "none"),
             ("budget", document["budget"]),
+            ("recovery", recovery.get("policy")),
+            ("recovery bounds", ", ".join(f"{n} {v:g}" for n, v in limits.items())),
         )
     )

@@ -39,7 +39,13 @@ MAX_BUDGET_S: Final = 3600.0
 # The weights are proportions; sums and products of such ones stay far from infinity.
 MAX_WEIGHT: Final = 1e9
 _OBJECTIVES: Final = ("J", "T", "makespan")
-_KEYS: Final = ("strategy", "weights", "penalty", "objective", "bounds", "budget")
+_KEYS: Final = ("strategy", "weights", "penalty", "objective", "bounds", "budget", "recovery")
+# What may be done about agents that are down; a test holds that these are rules that there are.
+RECOVERIES: Final = ("planned", "fixed", "always_migrate")
+DEFAULT_RECOVERY: Final = "always_migrate"
+_RECOVERY_KEYS: Final = ("policy", "bounds")
+# What a recovery may cost: task-seconds of T, shares of U and B.
+_RECOVERY_BOUNDS: Final[Mapping[str, float]] = {"T": 1e13, "U": 1.0, "B": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,9 @@ class Policy:
     budget_s        seconds that an improving strategy may take, up to 3600; the shell makes
                     `stop` from it
     measured        whether the plan's T, U, B and J are computed; off on the online path
+    recovery        what is done about agents that are down: the least expected cost, one restart
+                    and then a move, or a move at once
+    recovery_bounds  by how much a recovery may raise T (task-seconds) and B and lower U
     """
 
     strategy: str = DEFAULT_STRATEGY
@@ -66,6 +75,8 @@ class Policy:
     bounds: Mapping[str, float] = field(default_factory=dict)
     budget_s: float = DEFAULT_BUDGET_S
     measured: bool = False
+    recovery: str = DEFAULT_RECOVERY
+    recovery_bounds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weights = {"w_t": self.w_t, "w_u": self.w_u, "w_b": self.w_b}
@@ -80,6 +91,9 @@ class Policy:
         if not self.budget_s:
             limit = f"must be above 0 and at most {MAX_BUDGET_S:g} seconds"
             raise InvalidInput("policy.budget_s", self.budget_s, limit)
+        _recovery(
+            {"policy": self.recovery, "bounds": self.recovery_bounds}, self, "policy.recovery"
+        )
 
     def _check_bounds(self) -> None:
         for name, value in self.bounds.items():
@@ -96,7 +110,8 @@ def parse_policy(document: object, default: Policy | None = None) -> Policy:
     """The policy of a decoded JSON object; what it leaves out is as in `default` (None: Policy()).
 
     {"strategy": name, "weights": {"t", "u", "b"}, "penalty": number, "objective": "J" | "T" |
-    "makespan", "bounds": {"T", "U", "B", "J"}, "budget": "100ms"}. Of `weights` those left out
+    "makespan", "bounds": {"T", "U", "B", "J"}, "budget": "100ms", "recovery": {"policy": "planned"
+    | "fixed" | "always_migrate", "bounds": {"T", "U", "B"}}}. Of `weights` those left out
     are 0; `bounds` are all that there are. Raises InvalidInput naming the field.
     """
     default = default or Policy()
@@ -127,7 +142,19 @@ def parse_policy(document: object, default: Policy | None = None) -> Policy:
         limit = f"contradicts weights.t, {w_t:g}: J is at least that while every task is placed"
         raise InvalidInput("bounds.J", bounds["J"], limit)
     budget_s = _budget_s(given["budget"]) if "budget" in given else default.budget_s
-    return Policy(strategy, w_t, w_u, w_b, penalty, objective, bounds, budget_s)
+    recovery, limits_of_it = _recovery(given.get("recovery", {}), default, "recovery")
+    return Policy(
+        strategy,
+        w_t,
+        w_u,
+        w_b,
+        penalty,
+        objective,
+        bounds,
+        budget_s,
+        recovery=recovery,
+        recovery_bounds=limits_of_it,
+    )
 
 
 def policy_document(policy: Policy) -> dict[str, Any]:
@@ -139,7 +166,23 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "objective": policy.objective,
         "bounds": dict(policy.bounds),
         "budget": format_duration(max(1, round(policy.budget_s * 1000))),
+        "recovery": {"policy": policy.recovery, "bounds": dict(policy.recovery_bounds)},
     }
+
+
+def _recovery(value: object, default: Policy, name: str) -> tuple[str, Mapping[str, float]]:
+    given = _object(name, value, _RECOVERY_KEYS)
+    rule = given.get("policy", default.recovery)
+    if rule not in RECOVERIES:
+        raise InvalidInput(f"{name}.policy", rule, "must be one of " + ", ".join(RECOVERIES))
+    bounds = default.recovery_bounds
+    if "bounds" in given:
+        limits = _object(f"{name}.bounds", given["bounds"], tuple(_RECOVERY_BOUNDS))
+        bounds = {
+            key: _number(f"{name}.bounds.{key}", limit, 0.0, _RECOVERY_BOUNDS[key])
+            for key, limit in limits.items()
+        }
+    return rule, bounds
 
 
 def _object(name: str, value: object, keys: tuple[str, ...]) -> Mapping[str, Any]:

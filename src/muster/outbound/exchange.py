@@ -105,7 +105,8 @@ def _at_most(max_bytes: int) -> str:
 
 
 class Outbound:
-    """Makes calls under one allow-list. `tls` replaces the system's trust, for tests."""
+    """Makes calls under one allow-list. `allow_hint` says who can lengthen it; `tls` replaces the
+    system's trust, for tests."""
 
     def __init__(
         self,
@@ -113,8 +114,10 @@ class Outbound:
         *,
         resolve: Resolve = resolve_name,
         tls: ssl.SSLContext | None = None,
+        allow_hint: str = f"{ALLOW_VARIABLE} on the agent can allow it",
     ) -> None:
         self._allow, self._resolve, self._tls = allow, resolve, tls
+        self._allow_hint = allow_hint
 
     @asynccontextmanager
     async def open(self, request: OutboundRequest, limits: Limits) -> AsyncIterator[Answer]:
@@ -167,8 +170,7 @@ class Outbound:
             raise Unavailable(target.host, "the name has no usable address")
         if not passed:
             raise OutboundRefused(
-                f"{target.host} may not be called: {refusals[0]}; "
-                f"{ALLOW_VARIABLE} on the agent can allow it"
+                f"{target.host} may not be called: {refusals[0]}; {self._allow_hint}"
             )
         return passed[:MAX_ADDRESSES]
 

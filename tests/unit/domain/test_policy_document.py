@@ -19,6 +19,7 @@ FULL = {
     "objective": "makespan",
     "bounds": {"B": 0.1, "U": 0.5, "T": 60.0, "J": 1.5},
     "budget": "1s500ms",
+    "recovery": {"policy": "fixed", "bounds": {"T": 60.0, "U": 0.5}},
 }
 
 

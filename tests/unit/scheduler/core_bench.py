@@ -51,8 +51,10 @@ def record(
 class Bench:
     """Everything that was pushed is in `told`, everything durable in `stored`."""
 
-    def __init__(self, *, jitter: Callable[[], float] = lambda: 0.5) -> None:
-        self.state = ClusterState(Policy(), np.random.default_rng(1), jitter)
+    def __init__(
+        self, *, jitter: Callable[[], float] = lambda: 0.5, recovery: str = "always_migrate"
+    ) -> None:
+        self.state = ClusterState(Policy(recovery=recovery), np.random.default_rng(1), jitter)
         self.boot_ms = 1_000_000
         self.stored: dict[TaskId, TaskStatus] = {}
         self.told: dict[AgentId, list[tuple[str, AttemptRef]]] = defaultdict(list)

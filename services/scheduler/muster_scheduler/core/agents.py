@@ -20,7 +20,7 @@ from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.task import OnDisconnect, Wish
 from muster.domain.task_lifecycle import HELD_STATES
-from muster_scheduler.core import overdue, tasks
+from muster_scheduler.core import overdue, recovering, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
 from muster_scheduler.core.records import NOBODY, AgentEntry, AttemptRef, Evidence, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
@@ -156,6 +156,13 @@ def heard(state: ClusterState, ident: AgentId, incarnation: int, now: Now) -> No
             _settle(state, agent, now)
 
 
+def supervisor_heard(state: ClusterState, ident: AgentId, now: Now) -> None:
+    """Any message of the supervisor's session."""
+    agent = state.agents.get(ident)
+    if agent is not None:
+        agent.supervisor_boot_ms = now.boot_ms
+
+
 def draining(state: ClusterState, ident: AgentId, incarnation: int) -> None:
     """The runtime drains of its own accord: place nothing more there."""
     agent = state.agents.get(ident)
@@ -233,7 +240,8 @@ def judge(state: ClusterState, now: Now) -> None:
         leaseless = state.registry_seen and not agent.leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
         if agent.state in _GONE:
-            if agent.tasks and (gone or silent_ms >= SILENT_MS):
+            away = gone or silent_ms >= SILENT_MS
+            if agent.tasks and away and not recovering.holds(state, agent):
                 _lose_tasks(state, agent, f"agent {agent.id} stayed away", set(), now)
             _judge_gone(state, agent, now)
             continue
@@ -249,6 +257,7 @@ def judge(state: ClusterState, now: Now) -> None:
         if agent.session and silent_ms < SUSPECT_MS and overdue.look_at(state, agent, now):
             restart(state, agent.id, "it does not end what it was told to end", now)
         _settle(state, agent, now)
+    recovering.step(state, now)
 
 
 def _judge_gone(state: ClusterState, agent: AgentEntry, now: Now) -> None:
@@ -297,11 +306,13 @@ def _meet(state: ClusterState, agent: AgentEntry, incarnation: int, now: Now) ->
     agent.heard_boot_ms = now.boot_ms
     if not first and agent.state is not AgentState.JOINING:
         state.enter(agent, AgentEvent.REJOINED, f"incarnation {incarnation} registered", now)
+    agent.restarting = False
+    if recovering.met(state, agent, older, now):
+        return
     to_charge = set() if on_purpose else charged(task for task, _ in older if task.started)
     for task, fence_ms in older:
         why = f"agent {agent.id} was restarted as incarnation {incarnation}"
         tasks.lost(state, task, why, task in to_charge, now, fence_ms=fence_ms)
-    agent.restarting = False
 
 
 def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
@@ -333,6 +344,7 @@ def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
 
 def _join(state: ClusterState, agent: AgentEntry, now: Now) -> None:
     state.enter(agent, AgentEvent.JOINED, "registered and connected", now)
+    recovering.joined(state, agent, now)
     if agent.wish is AgentWish.DRAIN:
         state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
 
@@ -360,7 +372,9 @@ def _die(
         and (t.started if suspects is None else (t.id, t.status.attempt) in suspects)
     ]
     to_charge = charged(begun)
-    _lose_tasks(state, agent, f"agent {agent.id} is down: {why}", to_charge, now, fenced=fenced)
+    why = f"agent {agent.id} is down: {why}"
+    if not recovering.begin(state, agent, why, to_charge, now, dead=fenced):
+        _lose_tasks(state, agent, why, to_charge, now, fenced=fenced)
     agent.restarting = False
 
 
@@ -382,12 +396,14 @@ def _lose_tasks(
 def _leave(state: ClusterState, agent: AgentEntry, why: str, now: Now) -> None:
     if _can(agent, AgentEvent.LEAVE):
         state.enter(agent, AgentEvent.LEAVE, why, now)
+    recovering.left(state, agent, now)
     _lose_tasks(state, agent, f"agent {agent.id} has left", set(), now)
     state.refresh(agent)
 
 
 def _forget(state: ClusterState, agent: AgentEntry) -> None:
     assert not agent.tasks, f"{agent!r} is forgotten with tasks"
+    # A recovery that is still followed closes at the next step.
     if agent.kept_for != NOBODY:
         state.open_again(agent)
     if agent.id in state.table:

@@ -9,6 +9,7 @@ from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import Wish
 from muster_scheduler.core.records import AttemptRef, OpenTask, Write
+from muster_scheduler.core.recoveries import Recovery
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Commands:
     restarts  (agent, incarnation, why) for the agents' supervisors
     changed   agents that entered a state
     reload    tasks whose stored status is not what was believed
+    recoveries  those that began, ended, or have another action; one may be there more than once
     """
 
     writes: list[Write] = field(default_factory=list)
@@ -49,3 +51,4 @@ class Commands:
     restarts: list[tuple[AgentId, int, str]] = field(default_factory=list)
     changed: list[AgentChanged] = field(default_factory=list)
     reload: list[tuple[TenantId, TaskId]] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)

@@ -160,10 +160,10 @@ class AgentEntry:
 
     `record` is None while the registry has not shown it (a new leader meets tasks and sessions
     first). `heard_boot_ms` is when its runtime was last heard. `leased` is whether the registry
-    shows it. `supervised` is whether its supervisor has a session. `kept_for` is the suspect that
-    it is kept for, "" = nobody, until `kept_until_boot_ms`. `owed` are the attempts of which its
-    word is awaited, and since when. Until `distrusted_until_boot_ms` it gets nothing new, for it
-    did not keep its word.
+    shows it. `supervised` is whether its supervisor has a session, heard at `supervisor_boot_ms`.
+    `kept_for` is the suspect that it is kept for, "" = nobody, until `kept_until_boot_ms`. `owed`
+    are the attempts of which its word is awaited, and since when. Until `distrusted_until_boot_ms`
+    it gets nothing new, for it did not keep its word.
     """
 
     __slots__ = (
@@ -185,6 +185,7 @@ class AgentEntry:
         "since_boot_ms",
         "state",
         "supervised",
+        "supervisor_boot_ms",
         "suspected",
         "tasks",
         "wish",
@@ -198,6 +199,7 @@ class AgentEntry:
         self.wish = AgentWish.NONE
         self.session = False
         self.supervised = False
+        self.supervisor_boot_ms = now.boot_ms
         self.leased = False
         self.suspected = False
         self.draining = False

@@ -31,6 +31,7 @@ from muster_scheduler.core.records import (
     OpenTask,
     Write,
 )
+from muster_scheduler.core.recoveries import Recoveries
 from muster_scheduler.learning.foresight import Foresight
 from muster_scheduler.placement.classes import ClassTable, Spread
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
@@ -89,6 +90,8 @@ class ClusterState:
         self.proposal: Proposal | None = None
         self.followed_proposals = 0
         self.stale_proposals = 0
+        # What is done about agents that are down.
+        self.recoveries = Recoveries()
         self.ended_count = 0
         self.placed_count = 0
 

@@ -54,6 +54,26 @@ class MonitorServiceStub(object):
                 request_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsResponse.FromString,
                 _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/muster.api.v1.MonitorService/ListAlerts',
+                request_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.CreateSilence = channel.unary_unary(
+                '/muster.api.v1.MonitorService/CreateSilence',
+                request_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceResponse.FromString,
+                _registered_method=True)
+        self.ListSilences = channel.unary_unary(
+                '/muster.api.v1.MonitorService/ListSilences',
+                request_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesResponse.FromString,
+                _registered_method=True)
+        self.EndSilence = channel.unary_unary(
+                '/muster.api.v1.MonitorService/EndSilence',
+                request_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer(object):
@@ -86,6 +106,32 @@ class MonitorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlerts(self, request, context):
+        """All monitors of a cluster keep one book of alerts; any of them may be asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSilence(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSilences(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSilence(self, request, context):
+        """Ends it now; one that is over stays listed for a day.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +154,26 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsRequest.FromString,
                     response_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'CreateSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSilence,
+                    request_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceResponse.SerializeToString,
+            ),
+            'ListSilences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSilences,
+                    request_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesResponse.SerializeToString,
+            ),
+            'EndSilence': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSilence,
+                    request_deserializer=muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -218,6 +284,114 @@ class MonitorService(object):
             '/muster.api.v1.MonitorService/GetMetrics',
             muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsRequest.SerializeToString,
             muster_dot_api_dot_v1_dot_monitor__pb2.GetMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.MonitorService/ListAlerts',
+            muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_monitor__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.MonitorService/CreateSilence',
+            muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_monitor__pb2.CreateSilenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSilences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.MonitorService/ListSilences',
+            muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_monitor__pb2.ListSilencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSilence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.MonitorService/EndSilence',
+            muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_monitor__pb2.EndSilenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

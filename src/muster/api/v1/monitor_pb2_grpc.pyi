@@ -38,6 +38,12 @@ class MonitorServiceStub:
     ReadLog: _grpc.UnaryStreamMultiCallable[_monitor_pb2.ReadLogRequest, _monitor_pb2.ReadLogResponse]
     """Lines of one task, newest attempt last; with follow until the task has ended."""
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_monitor_pb2.GetMetricsRequest, _monitor_pb2.GetMetricsResponse]
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_monitor_pb2.ListAlertsRequest, _monitor_pb2.ListAlertsResponse]
+    """All monitors of a cluster keep one book of alerts; any of them may be asked."""
+    CreateSilence: _grpc.UnaryUnaryMultiCallable[_monitor_pb2.CreateSilenceRequest, _monitor_pb2.CreateSilenceResponse]
+    ListSilences: _grpc.UnaryUnaryMultiCallable[_monitor_pb2.ListSilencesRequest, _monitor_pb2.ListSilencesResponse]
+    EndSilence: _grpc.UnaryUnaryMultiCallable[_monitor_pb2.EndSilenceRequest, _monitor_pb2.EndSilenceResponse]
+    """Ends it now; one that is over stays listed for a day."""
 
 @_typing.type_check_only
 class MonitorServiceAsyncStub(MonitorServiceStub):
@@ -49,6 +55,12 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     ReadLog: _aio.UnaryStreamMultiCallable[_monitor_pb2.ReadLogRequest, _monitor_pb2.ReadLogResponse]  # type: ignore[assignment]
     """Lines of one task, newest attempt last; with follow until the task has ended."""
     GetMetrics: _aio.UnaryUnaryMultiCallable[_monitor_pb2.GetMetricsRequest, _monitor_pb2.GetMetricsResponse]  # type: ignore[assignment]
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_monitor_pb2.ListAlertsRequest, _monitor_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """All monitors of a cluster keep one book of alerts; any of them may be asked."""
+    CreateSilence: _aio.UnaryUnaryMultiCallable[_monitor_pb2.CreateSilenceRequest, _monitor_pb2.CreateSilenceResponse]  # type: ignore[assignment]
+    ListSilences: _aio.UnaryUnaryMultiCallable[_monitor_pb2.ListSilencesRequest, _monitor_pb2.ListSilencesResponse]  # type: ignore[assignment]
+    EndSilence: _aio.UnaryUnaryMultiCallable[_monitor_pb2.EndSilenceRequest, _monitor_pb2.EndSilenceResponse]  # type: ignore[assignment]
+    """Ends it now; one that is over stays listed for a day."""
 
 class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,5 +93,35 @@ class MonitorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitor_pb2.GetMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitor_pb2.GetMetricsResponse, _abc.Awaitable[_monitor_pb2.GetMetricsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _monitor_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_pb2.ListAlertsResponse, _abc.Awaitable[_monitor_pb2.ListAlertsResponse]]:
+        """All monitors of a cluster keep one book of alerts; any of them may be asked."""
+
+    @_abc_1.abstractmethod
+    def CreateSilence(
+        self,
+        request: _monitor_pb2.CreateSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_pb2.CreateSilenceResponse, _abc.Awaitable[_monitor_pb2.CreateSilenceResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSilences(
+        self,
+        request: _monitor_pb2.ListSilencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_pb2.ListSilencesResponse, _abc.Awaitable[_monitor_pb2.ListSilencesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EndSilence(
+        self,
+        request: _monitor_pb2.EndSilenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitor_pb2.EndSilenceResponse, _abc.Awaitable[_monitor_pb2.EndSilenceResponse]]:
+        """Ends it now; one that is over stays listed for a day."""
 
 def add_MonitorServiceServicer_to_server(servicer: MonitorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

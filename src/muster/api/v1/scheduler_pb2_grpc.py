@@ -70,6 +70,11 @@ class SchedulerServiceStub(object):
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
                 response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.FromString,
                 _registered_method=True)
+        self.ListRecoveries = channel.unary_unary(
+                '/muster.api.v1.SchedulerService/ListRecoveries',
+                request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesRequest.SerializeToString,
+                response_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesResponse.FromString,
+                _registered_method=True)
         self.AcceptStore = channel.unary_unary(
                 '/muster.api.v1.SchedulerService/AcceptStore',
                 request_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.AcceptStoreRequest.SerializeToString,
@@ -131,6 +136,13 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRecoveries(self, request, context):
+        """What was done about agents that were down; the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AcceptStore(self, request, context):
         """Goes on with a store that was rolled back; what it has lost is lost.
         """
@@ -182,6 +194,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetClusterStatus,
                     request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.FromString,
                     response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.SerializeToString,
+            ),
+            'ListRecoveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecoveries,
+                    request_deserializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesRequest.FromString,
+                    response_serializer=muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesResponse.SerializeToString,
             ),
             'AcceptStore': grpc.unary_unary_rpc_method_handler(
                     servicer.AcceptStore,
@@ -384,6 +401,33 @@ class SchedulerService(object):
             '/muster.api.v1.SchedulerService/GetClusterStatus',
             muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
             muster_dot_api_dot_v1_dot_scheduler__pb2.GetClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecoveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.api.v1.SchedulerService/ListRecoveries',
+            muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesRequest.SerializeToString,
+            muster_dot_api_dot_v1_dot_scheduler__pb2.ListRecoveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class SchedulerServiceStub:
     Plan: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.PlanRequest, _scheduler_pb2.PlanResponse]
     """Where tasks would go as things stand; nothing is placed or stored."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]
+    ListRecoveries: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListRecoveriesRequest, _scheduler_pb2.ListRecoveriesResponse]
+    """What was done about agents that were down; the newest first."""
     AcceptStore: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.AcceptStoreRequest, _scheduler_pb2.AcceptStoreResponse]
     """Goes on with a store that was rolled back; what it has lost is lost."""
     Session: _grpc.StreamStreamMultiCallable[_scheduler_pb2.SessionRequest, _scheduler_pb2.SessionResponse]
@@ -63,6 +65,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Plan: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.PlanRequest, _scheduler_pb2.PlanResponse]  # type: ignore[assignment]
     """Where tasks would go as things stand; nothing is placed or stored."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
+    ListRecoveries: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListRecoveriesRequest, _scheduler_pb2.ListRecoveriesResponse]  # type: ignore[assignment]
+    """What was done about agents that were down; the newest first."""
     AcceptStore: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.AcceptStoreRequest, _scheduler_pb2.AcceptStoreResponse]  # type: ignore[assignment]
     """Goes on with a store that was rolled back; what it has lost is lost."""
     Session: _aio.StreamStreamMultiCallable[_scheduler_pb2.SessionRequest, _scheduler_pb2.SessionResponse]  # type: ignore[assignment]
@@ -122,6 +126,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.GetClusterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.GetClusterStatusResponse, _abc.Awaitable[_scheduler_pb2.GetClusterStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRecoveries(
+        self,
+        request: _scheduler_pb2.ListRecoveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListRecoveriesResponse, _abc.Awaitable[_scheduler_pb2.ListRecoveriesResponse]]:
+        """What was done about agents that were down; the newest first."""
 
     @_abc_1.abstractmethod
     def AcceptStore(

@@ -19,9 +19,9 @@ from benchmarks.oracle.store_taps import Injector
 
 KINDS = ("later", "never", "lost")
 # Of each site in the short form, which takes a seeded choice of them.
-_SHORT_SITES = 10
+_SHORT_SITES = 6
 # What nobody asks for meanwhile is left; the run says how many.
-_ASKED_WITHIN_S, _ASKED_SHORT_S = 20.0, 4.0
+_ASKED_WITHIN_S, _ASKED_SHORT_S = 20.0, 2.0
 _EVIDENCE_WITHIN_S = 30.0
 _LOGS = ("gateway", "scheduler", "standby", "monitor", "registry", "storage")
 _BAD = ('"level": "warning"', '"level": "error"', '"level":"warning"', '"level":"error"')

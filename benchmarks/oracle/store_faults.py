@@ -29,6 +29,7 @@ REDIS_GIVEN_UP_S = 3.0
 # Of all services together, while nothing can be written: queues are bounded.
 MAX_GROWTH_BYTES = 512 * 1024 * 1024
 _FLOOD_THREADS = 4
+_FLOOD_PAUSE_S = 0.05
 _ALARM_WITHIN_S = 30.0
 # etcd takes requests of up to 1.5 MiB.
 _FILL_BYTES = 1024 * 1024
@@ -62,8 +63,8 @@ class Flood:
 
     def _run(self) -> None:
         try:
-            while not self._over.is_set():
-                self._load.submit([self._load.task("wait", 20.0) for _ in range(50)])
+            while not self._over.wait(_FLOOD_PAUSE_S):
+                self._load.submit([self._load.task("wait", 20.0) for _ in range(20)])
         except BaseException as error:  # noqa: BLE001 -- raised by who ends the flood
             self._failures.append(error)
 
@@ -146,7 +147,7 @@ class EtcdDown(ServiceFault):
     def strike(self, scene: Scene) -> Strike:
         cluster, load = scene.cluster, scene.load
         scene.await_moment()
-        away_s = 15.0 if scene.short else 300.0
+        away_s = 11.0 if scene.short else 300.0
         # `stop` tasks go on for as long as a leader answers beats.
         slow = load.submit(
             [

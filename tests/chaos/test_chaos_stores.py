@@ -15,7 +15,7 @@ from benchmarks.oracle.scene import run_fault
 from benchmarks.oracle.store_ground import Stores
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
-TASKS = 150
+TASKS = 100
 
 
 @pytest.fixture(scope="module")

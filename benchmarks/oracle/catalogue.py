@@ -12,6 +12,7 @@ from benchmarks.oracle import stall_faults as stalls
 from benchmarks.oracle import store_faults as stores
 from benchmarks.oracle.call_sites import CallSites
 from benchmarks.oracle.cancel_race import CancelRace
+from benchmarks.oracle.overload import Overload
 from benchmarks.oracle.scene import Fault
 
 _ALL: tuple[Callable[[], Fault], ...] = (
@@ -47,6 +48,7 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     stalls.ClockJumps,
     CancelRace,
     agents.Poison,
+    Overload,
     agents.AgentDrained,
     CallSites,
 )

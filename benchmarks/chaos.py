@@ -5,8 +5,9 @@ python benchmarks/chaos.py --fault N --seeds K [--tasks 2000] [--json] [--markdo
 `--fault` is `all`, a number of the catalogue (`6` is `6a` and `6b`) or a comma list. Each run
 has a fresh cluster; `--json` prints one line per run. With `--results DIR` the runs of each
 fault are kept in a file, and the table is made of all that lie there: a long campaign may be
-done in parts (`--first-seed`), and `--seeds 0` only prints. The exit code is 1 when anything did
-not hold.
+done in parts (`--first-seed`), and `--seeds 0` only prints. `--resume` leaves out what lies there
+already, held, and was run with the very same code. `--schedules N` simulates so many besides. The
+exit code is 1 when anything did not hold; a fault that this machine cannot make is skipped.
 """
 
 from __future__ import annotations
@@ -32,40 +33,65 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measured_cluster import describe_machine
 from benchmarks.oracle.campaign import campaign
 from benchmarks.oracle.catalogue import FAULTS, named
-from benchmarks.oracle.report import HEAD, holds, markdown, row
+from benchmarks.oracle.reliability_page import page
+from benchmarks.oracle.report import HEAD, holds, row
+from benchmarks.oracle.results import Results, fingerprint
 from benchmarks.oracle.scene import Run
+from benchmarks.oracle.schedules import run_schedules
 from muster.local.binaries import find_etcd, find_redis
 
-MAX_SEEDS, MAX_TASKS, MAX_AGENTS = 1_000, 100_000, 16
+MAX_SEEDS, MAX_TASKS, MAX_AGENTS, MAX_SCHEDULES = 1_000, 100_000, 16, 1_000_000
 
 
 def main() -> int:
     options = _options()
-    numbers = named(options.fault)
+    results = Results(options.results) if options.results else None
+    runs = _run(options, results)
+    schedules: dict[str, Any] = results.schedules() if results else {}
+    if options.schedules:
+        schedules = run_schedules(options.schedules, fingerprint())
+        _tell(f"{options.schedules} schedules: {schedules['said'][-1]}")
+        if results:
+            results.keep_schedules(schedules)
+    if not options.json:
+        _print_table(runs)
+    if options.markdown:
+        facts = {**_facts(options, runs), "schedules": schedules}
+        options.markdown.write_text(page(runs, facts))
+    held = all(holds(number, found) for number, found in runs.items())
+    return 0 if runs and held and schedules.get("held", True) else 1
+
+
+def _run(options: argparse.Namespace, results: Results | None) -> dict[str, list[Run]]:
+    """What was run now; with a folder of results, all that lies there."""
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    code = fingerprint()
     runs: dict[str, list[Run]] = {}
+
+    def held(number: str) -> set[int]:
+        return results.held(number, code) if results and options.resume else set()
+
     for run in campaign(
-        numbers if seeds else [],
+        named(options.fault) if seeds else [],
         seeds,
         tasks=options.tasks,
         agents=options.agents,
         folder=options.folder,
         short=options.short,
-        tell=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+        but_for=held,
+        tell=_tell,
     ):
+        run.code = code
         runs.setdefault(run.fault, []).append(run)
         if options.json:
             print(json.dumps(run.as_dict()), flush=True)
-        if options.results:
-            _keep(options.results, run)
-    if options.results:
-        runs = _kept(options.results)
-    if not options.json:
-        _print_table(runs)
-    if options.markdown:
-        every = [run for number in FAULTS for run in runs.get(number, ())]
-        options.markdown.write_text(markdown(every, _facts(options, every)))
-    return 0 if runs and all(holds(number, found) for number, found in runs.items()) else 1
+        if results:
+            results.keep(run)
+    return results.all() if results else runs
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -78,6 +104,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="shorter pauses, as in `make test`")
     parser.add_argument("--folder", type=Path, help="where state directories are made")
     parser.add_argument("--results", type=Path, help="a folder that keeps the runs of each fault")
+    parser.add_argument("--resume", action="store_true", help="leave out what is kept and held")
+    parser.add_argument("--schedules", type=int, default=0, help="simulate so many (default 0)")
     parser.add_argument("--markdown", type=Path, help="write the page with the table there")
     parser.add_argument("--json", action="store_true", help="one JSON line per run on stdout")
     options = parser.parse_args()
@@ -85,6 +113,7 @@ def _options() -> argparse.Namespace:
         ("seeds", 0, MAX_SEEDS),
         ("tasks", 50, MAX_TASKS),
         ("agents", 2, MAX_AGENTS),
+        ("schedules", 0, MAX_SCHEDULES),
     ):
         value = getattr(options, name)
         if not least <= value <= most:
@@ -96,35 +125,17 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _keep(folder: Path, run: Run) -> None:
-    """In place of an earlier run of the same fault with the same seed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = [old for old in _kept(folder).get(run.fault, ()) if old.seed != run.seed]
-    runs = sorted([*runs, run], key=lambda kept: kept.seed)
-    lines = (json.dumps(kept.as_dict()) for kept in runs)
-    (folder / f"fault-{run.fault}.jsonl").write_text("\n".join(lines) + "\n")
-
-
-def _kept(folder: Path) -> dict[str, list[Run]]:
-    found = {}
-    for number in FAULTS:
-        path = folder / f"fault-{number}.jsonl"
-        if path.exists():
-            found[number] = [Run(**json.loads(line)) for line in path.read_text().splitlines()]
-    return found
-
-
-def _facts(options: argparse.Namespace, runs: Sequence[Run]) -> Mapping[str, Any]:
+def _facts(options: argparse.Namespace, runs: Mapping[str, Sequence[Run]]) -> Mapping[str, Any]:
     """What a reader must know of the machine, the versions and the command."""
-    seeds = max((sum(r.fault == run.fault for r in runs) for run in runs), default=0)
+    seeds = max((len(found) for found in runs.values()), default=0)
     with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=options.folder) as folder:
         machine = describe_machine(Path(folder))
     versions = {name: version(name) for name in ("muster-cluster", "grpcio")}
     versions["Python"] = platform.python_version()
     versions["Redis"] = _version_of(find_redis(os.environ))
     versions["etcd"] = _version_of(find_etcd(os.environ))
-    # What was done in parts was done at different times, perhaps by different versions.
-    parts = ", in parts," if options.results else ""
+    codes = {run.code for found in runs.values() for run in found if not run.skipped}
+    parts = f", in parts, by {len(codes)} versions of the code," if len(codes) > 1 else ""
     return {
         "machine": machine,
         "versions": versions,

@@ -215,6 +215,8 @@ class Run:
     took_s: float = 0.0
     # Why this machine cannot make the fault; then nothing was run.
     skipped: str = ""
+    # Which code was run, see `results.fingerprint`.
+    code: str = ""
     violations: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,9 @@ import pytest
 from benchmarks.oracle.books import Acknowledged, Change, Journal, Mark, Record, SideFile
 from benchmarks.oracle.catalogue import FAULTS, named
 from benchmarks.oracle.checker import Expectation, Verdict, check
-from benchmarks.oracle.report import holds, markdown, percentile
+from benchmarks.oracle.reliability_page import ROWS, page
+from benchmarks.oracle.report import HEAD, holds, percentile
+from benchmarks.oracle.results import Results
 from benchmarks.oracle.scene import Run
 
 
@@ -257,8 +259,35 @@ def test_the_page_shows_what_did_not_hold() -> None:
         ("cores", "cpu", "memory_gib", "kernel", "file_system", "fsync_ms"), "x"
     )
     facts = {"machine": machine, "versions": {}, "agents": 3, "command": "c", "parts": ""}
-    page = markdown([Run("5", 1, tasks=7, lost=1, violations=["a is lost"])], facts)
-    row = next(line for line in page.splitlines() if line.startswith("| 5 |"))
-    assert row.count("|") == page.splitlines()[8].count("|")
-    assert "**no**" in row
-    assert "* fault 5, seed 1: a is lost" in page
+    told = {"count": 10, "held": False, "said": ["seed 3 failed"], "took_s": 60.0}
+    runs = {
+        "5": [Run("5", 1, tasks=7, lost=1, violations=["a is lost"])],
+        "22": [Run("22", 1, skipped="network namespaces need root")],
+    }
+    lines = page(runs, {**facts, "schedules": told}).splitlines()
+    rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| ")}
+    assert {line.count("|") for line in rows.values()} == {len(HEAD) + 1}
+    assert "**no**" in rows["| 5"]
+    assert "skipped: network namespaces need root" in rows["| 22"]
+    assert "* fault 5, seed 1: a is lost" in lines
+    assert "seed 3 failed" in lines
+
+
+def test_every_fault_is_explained() -> None:
+    assert set(FAULTS) <= set(ROWS)
+
+
+def test_results_are_kept_by_seed_and_left_out_only_when_all_was_well(tmp_path: Path) -> None:
+    results = Results(tmp_path / "kept")
+    results.keep(Run("22", 1, skipped="no root"))
+    assert holds("22", results.of("22"))
+    for run in (
+        Run("22", 2, code="new"),
+        Run("22", 1, code="new", problems=["x"]),
+        Run("22", 3, code="old"),
+    ):
+        results.keep(run)
+    assert [run.seed for run in results.of("22")] == [1, 2, 3]
+    assert results.held("22", "new") == {2}
+    assert list(results.all()) == ["22"]
+    assert not holds("22", results.of("22"))

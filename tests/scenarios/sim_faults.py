@@ -18,9 +18,12 @@ Fault = Callable[[], bool]
 
 
 class Faults:
-    """Whatever hits a cluster. Each fault says whether it found something to hit."""
+    """Whatever hits a cluster. Each fault says whether it found something to hit.
 
-    def __init__(self, world: World) -> None:
+    `storm`: only faults of this name strike, many of them.
+    """
+
+    def __init__(self, world: World, storm: str = "") -> None:
         self._world = world
         self._rng = world.rng
         self._kernel = world.kernel
@@ -60,11 +63,17 @@ class Faults:
             (1, "wish", lambda: world.operators.wish_for_a_while(self._machine().id)),
             (1, "operator's restart", self._ask_restart),
         )
-        self._faults = [(name, fault) for weight, name, fault in faults for _ in range(weight)]
+        self._faults = [
+            (name, fault)
+            for weight, name, fault in faults
+            for _ in range(weight)
+            if storm in ("", name)
+        ]
+        self._counts = (0, 3, 8, 15) if not storm else (15,)
 
     def plan(self, until_ms: int) -> None:
         """Some seeds are calm, some meet fifteen faults."""
-        for _ in range(self._rng.choice((0, 3, 8, 15))):
+        for _ in range(self._rng.choice(self._counts)):
             self._kernel.at(self._rng.random() * until_ms, self._strike)
 
     def _strike(self) -> None:

@@ -170,6 +170,7 @@ class SimLeader(Part):
             agents.judge(self.state, now)
             self.witness.check_foreign()
             self.witness.check_told()
+            self.witness.check_wishes()
         self.later(TICK_MS, self._tick)
 
     def _confirmed(self, within_ms: int) -> bool:

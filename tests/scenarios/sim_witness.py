@@ -10,6 +10,7 @@ from tests.scenarios.sim_kernel import FASTEST, SimulationError
 
 from muster.agent.events import AttemptKey
 from muster.domain.agent import AgentRecord
+from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, TaskStatus, Wish
 from muster.domain.task_lifecycle import HELD_STATES, TaskState
@@ -33,6 +34,8 @@ FENCES_SHRINK_MS = 2 * CLOCK_JUMPS_MS
 FOREIGN_MS = 5_000
 # Who was heard this lately is heard: what it said before has arrived.
 HEARD_MS = 2_000
+# 30 s, and some for the look at it.
+UNBEGUN_MS = 33_000
 
 
 class Witness:
@@ -190,6 +193,17 @@ class Witness:
             if task.started and truth is not None and not truth.started:
                 raise SimulationError(f"invariant 5: {task!r} is taken to have started: {truth}")
 
+    def check_wishes(self) -> None:
+        """11: what operators were told is wished is what the leader heeds."""
+        leader, open_ones = self._leader, self._leader.world.operators.wishes_open
+        if not leader.ready or leader.term != leader.store.term:
+            return
+        stored = leader.store.wishes()
+        for ident in {*stored, *leader.state.wishes} - open_ones.keys():
+            wish, none = leader.state.wishes.get(ident, AgentWish.NONE), AgentWish.NONE
+            if wish is not stored.get(ident, none):
+                raise SimulationError(f"invariant 11: {ident} is taken to be {wish}: {stored}")
+
     def check_decision(
         self, task: OpenTask, status: TaskStatus, effects: tuple[Effect, ...]
     ) -> None:
@@ -248,6 +262,7 @@ class Witness:
                 continue
             for task in agent.tasks.values():
                 key = AttemptKey(task.id, task.status.attempt)
+                self._check_begun(ident, task, before)
                 held = runtime.core._held.get(key)
                 wished = task.status.wish is not Wish.NONE and was_pushed(task)
                 if held is None or held.stop is not None:
@@ -259,6 +274,18 @@ class Witness:
                 if leader.boot_ms() - since_ms > FOREIGN_MS:
                     what = "to end" if wished else "who waits"
                     raise SimulationError(f"invariants 13 and 18: {ident} and {task!r}: {what}")
+
+    def _check_begun(
+        self, ident: AgentId, task: OpenTask, before: dict[tuple[AgentId, AttemptKey], int]
+    ) -> None:
+        """18: who is heard and does not begin what it was given loses it."""
+        if task.started or task.status.wish is not Wish.NONE or not was_pushed(task):
+            return
+        now_ms = self._leader.boot_ms()
+        key = AttemptKey(task.id, -task.status.attempt)
+        since_ms = self._untold_ms[ident, key] = before.get((ident, key), now_ms)
+        if task.spec.on_disconnect is OnDisconnect.KEEP and now_ms - since_ms > UNBEGUN_MS:
+            raise SimulationError(f"invariant 18: {ident} keeps {task!r}, which it does not begin")
 
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""

@@ -43,7 +43,8 @@ REPLAY = "python -m tests.scenarios.replay"
 class World:
     """One run."""
 
-    def __init__(self, seed: int, *, requests: int = 16) -> None:
+    def __init__(self, seed: int, *, requests: int = 16, storm: str = "") -> None:
+        """`storm`: all that goes wrong is of this kind, see `Faults`."""
         self.seed = seed
         # Of two storage services: what one was asked may be carried out after newer requests.
         self.overtaking = seed % OVERTAKING_SEEDS == 0
@@ -75,7 +76,7 @@ class World:
             kernel.at(self.rng.random() * 1_000, machine.start)
         self.gateway = Gateway(self)
         self.gateway.plan(requests, FAULTS_END_MS)
-        Faults(self).plan(FAULTS_END_MS)
+        Faults(self, storm).plan(FAULTS_END_MS)
         kernel.at(FAULTS_END_MS, self._becalm)
 
     def run(self) -> None:

@@ -1,0 +1,186 @@
+"""The page docs/reliability.md: the failure model, the table of all faults, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.oracle.catalogue import FAULTS
+from benchmarks.oracle.report import HEAD, row
+from benchmarks.oracle.scene import Run
+
+# How each fault is made, and what is looked at.
+ROWS: Mapping[str, str] = {
+    "1": "The gateway is killed while a submission is under way. Clients send again with the same "
+    "key: each key has one set of ids.",
+    "2": "The leader is killed. A standby has the next term within 5 s at the 99th percentile, and "
+    "submissions are accepted meanwhile (storage takes them).",
+    "3": "The monitor is killed, and kept away for up to 12 s.",
+    "4": "The registry is killed, and with most seeds kept away until every lease is gone.",
+    "5": "The storage service is killed; Redis lives.",
+    "6a": "An agent's runtime is killed, and its supervisor lives to tell.",
+    "6b": "All processes of an agent are killed, and with most seeds it stays away.",
+    "7": "Processes that run tasks are killed, as the kernel does when memory runs out.",
+    "8": "All five services and the standby are killed at once.",
+    "9": "All processes of an agent are stopped for 30 s; then it wakes up with outcomes of tasks "
+    "that run elsewhere.",
+    "10": "The leader is stopped for 9 s; then it wakes up while another leads.",
+    "11": "etcd is stopped for 15 s: the lease of every agent is gone, and every agent lives.",
+    "12": "Redis is stopped.",
+    "13": "The runtime of an agent is stopped for 5 s, with all of its threads, while its "
+    "supervisor and its runners live.",
+    "14": "etcd is away.",
+    "15": "etcd forgets what a watch has not seen yet.",
+    "16": "etcd's quota is used up.",
+    "17": "Power cut under etcd: its file system is shut down without its journal being written.",
+    "18": "Power cut under Redis.",
+    "19": "The disk under Redis is full.",
+    "20": "Redis has used the memory that it may use.",
+    "21": "An older copy of the store takes the place of the present one.",
+    "22": "An agent that runs long tasks of both kinds is a host of its own; all packets to and "
+    "from it vanish for 60 s. Detection is until it is DOWN. Its `stop` tasks leave a mark every "
+    "0.1 s: none may be later than the beginning of the next attempt.",
+    "23": "The same with packets of one direction, which one the seed says. TCP stalls either way.",
+    "24": "The connections of both schedulers to etcd carry nothing for 12 s: what runs ends and "
+    "is recorded, nothing is placed. Then the standby's carry again: it takes the term, and the "
+    "old leader steps down though it is still cut off. Detection is until the standby has the "
+    "term.",
+    "25": "Each packet between agents and services is late by 200 ms, each way, and 10 % vanish, "
+    "for 2 min. Half a task a second and agent is sent meanwhile; more than TCP carries over such "
+    "a wire would be another fault.",
+    "26": "Connections to storage, then to both schedulers, stay open and carry nothing, new ones "
+    "too. Detection is the longest time that a REST request waited for its answer. (A test reads "
+    "the code besides: every RPC has a deadline, or is an endless stream of a probed connection.)",
+    "27": "Requests arrive and their replies are lost, on each kind of link.",
+    "28": "Three of five agents are killed at once and stay away.",
+    "29": "The wall clock of all of Muster's processes, of its services or of its agents is set "
+    "one hour ahead and one hour behind while tasks with deadlines run. Only Muster is told the "
+    "wrong time: gRPC, Redis and etcd keep theirs.",
+    "30": "Each task is cancelled at about the time when it ends.",
+    "31": "A task kills the runtime of whoever runs it.",
+    "32": "Peak: what clients that wait for their answers get done. Then ten times as many "
+    "requests are sent, whether answered or not, by other processes than the cluster's on other "
+    "cores.",
+    "33": "An agent is told to end while its tasks run.",
+    "34": "The runtime of an agent is killed again and again.",
+    "35": "Each call of a store or of etcd fails once.",
+}
+
+_MODEL = """\
+## The failure model
+
+Processes die, stop and wake up again; machines lose power; disks fill; networks lose, delay and
+repeat packets, in one direction or both; wall clocks jump. Processes do not lie: a bug or an
+attacker inside the cluster is not among these. CLOCK_BOOTTIME of a machine moves on at about the
+right speed. One Redis with `appendfsync always` keeps what it has answered for; what is promised
+with less is in [guarantees](guarantees.md#stores).
+
+What follows from it: silence alone does not tell a dead agent from one that is cut off, so an
+agent's silence and its lost lease are weighed together, `stop` tasks wait until no execution can be
+left, and outcomes carry attempt and incarnation so that late ones are refused. A leader that was
+cut off is refused by its term. What each state of an agent means is in
+[concepts](concepts.md) and [guarantees](guarantees.md#an-agent-dies).
+"""
+
+_COLUMNS = """\
+Of each run, unless its row says otherwise: a burst of tasks of 20 to 200 ms (a fifth of the
+submissions with `on_disconnect: stop`) and two tasks every 50 ms until all is over, on a fresh
+cluster of {agents} agents and two schedulers; the fault strikes at a seeded moment while the burst
+is in flight.
+
+* **lost**: acknowledged tasks that did not end as they must. **doubled**: a submission with two
+  sets of ids, a task with two ends, two executions of a `stop` task at a time. **stale
+  accepted**: a recorded result that is not the recorded attempt's own, an attempt or a term that
+  goes back. **charged wrongly**: a failure or an agent's death counted without one. **moved
+  without reason**: an attempt taken from an agent that nothing had happened to, or such an agent
+  given up. All of these must be 0.
+* **false positives**: agents that the fault had not killed or cut off and that were given up
+  (must be 0) / that were suspected, which stops new work for them and takes nothing away.
+* **fenced**: outcomes that leaders refused as stale, repeats of recorded ones included, counted
+  by leaders that lived to be asked. **duplicate executions**: executions beyond the first of a
+  task; they are what at-least-once allows.
+* **detection**: of a dead agent until the leader gave it up, of a leader until the next one had
+  its term, of other services until they were started again; where the row says so, something else.
+  **recovery**: for each task that ran on the lost agent until it ran again; of services until all
+  are ready and a task sent after the fault has ended, from the end of the fault where it lasts.
+* **submissions refused**: answers other than 202, and broken connections; the client repeats
+  them with the same key. **longest gap**: without an accepted submission.
+* **held**: nothing was violated with any seed, and the limits hold for the 99th percentile. A
+  fault that this machine cannot make is skipped, and says why.
+"""
+
+
+def page(runs: Mapping[str, Sequence[Run]], facts: Mapping[str, Any]) -> str:
+    """`runs` by fault; `facts`: machine, versions, command, agents, parts, schedules."""
+    found = {number: runs[number] for number in FAULTS if number in runs}
+    lines = [
+        "<!-- Printed by benchmarks/chaos.py; `make chaos` writes it anew. -->",
+        "",
+        "# Reliability",
+        "",
+        "What happens when parts of a cluster are killed, frozen, cut off or told the wrong time",
+        "under load, and whether the books balance afterwards. Real processes, real etcd, real",
+        "Redis with `appendfsync always`.",
+        "",
+        _MODEL,
+        "## The faults",
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|" + "---|" * len(HEAD),
+        *("| " + " | ".join(row(number, some)) + " |" for number, some in found.items()),
+        "",
+        *_failures(found),
+        "## What the columns say",
+        "",
+        _COLUMNS.format(**facts),
+        "## What each row is",
+        "",
+        *(f"* **{number}**, {FAULTS[number]().name}: {ROWS[number]}" for number in found),
+        "",
+        *_schedules(facts["schedules"]),
+        _setting(found, facts),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _failures(runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    said = [
+        f"* fault {run.fault}, seed {run.seed}: {'; '.join([*run.violations, *run.problems][:3])}"
+        for some in runs.values()
+        for run in some
+        if not run.clean
+    ]
+    return ["What did not hold:", "", *said, ""] if said else []
+
+
+def _schedules(told: Mapping[str, Any]) -> list[str]:
+    lines = ["## Simulated schedules", ""]
+    if not told:
+        return [*lines, "None were run for this page.", ""]
+    how = "All invariants held in all of them." if told["held"] else "**Not all held**, see below."
+    return [
+        *lines,
+        f"{told['count']:,} seeded schedules in virtual time, {told['took_s'] / 60:.1f} min: the",
+        "same cores with servers, stores and networks that fail, see",
+        f"[tests/scenarios](../tests/scenarios). {how}",
+        "",
+        "```text",
+        *told["said"],
+        "```",
+        "",
+    ]
+
+
+def _setting(runs: Mapping[str, Sequence[Run]], facts: Mapping[str, Any]) -> str:
+    machine, versions = facts["machine"], facts["versions"]
+    took_s = sum(run.took_s for some in runs.values() for run in some)
+    return (
+        f"Printed by `{facts['command']}`{facts['parts']} on "
+        f"{machine['cores']} × {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}, {machine['file_system']} "
+        f"(fdatasync {machine['fsync_ms']} ms); "
+        + ", ".join(f"{name} {value}" for name, value in versions.items())
+        + f". The runs of the table took {took_s / 3600:.1f} h, one after another. Times depend on "
+        "what else the machine does."
+    )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 RUNNABLE = frozenset({"sh", "console", "python"})
 # What is shown and not run: data, text, diagrams, parts of configuration files.
-SHOWN = frozenset({"json", "text", "mermaid", "ini"})
+SHOWN = frozenset({"json", "text", "mermaid", "ini", "yaml"})
 
 _FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\s]*)\s*")
 _NOTE = re.compile(r"\s*<!-- (?P<kind>file|exits|output|not run)(?:: (?P<text>.+?))? -->\s*")

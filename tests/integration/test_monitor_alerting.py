@@ -103,7 +103,8 @@ class World:
     """Storage in memory, a folder, and monitors' offices."""
 
     def __init__(self, folder: Path) -> None:
-        self.storage, self.folder = FakeStorage(), folder
+        self.folder = folder
+        self.storage = FakeStorage()  # type: ignore[abstract]
         self.document = folder / "alerting.yaml"
         self.hook, self.other = Hook(), Hook()
         self.port = 0
@@ -122,7 +123,8 @@ class World:
         address = (f"127.0.0.1:{self.port}",)
         channels = [ServiceChannel(address, secret=SECRET, what="storage") for _ in range(2)]
         path = str(self.document) if self.document.exists() else ""
-        office = AlertOffice(MonitorState(), *channels, path, name, boot_ms, wall_ms)
+        values, events = channels
+        office = AlertOffice(MonitorState(), values, events, path, name, boot_ms, wall_ms)
         task = asyncio.create_task(office.run())
         try:
             yield office
@@ -219,7 +221,7 @@ async def test_two_monitors_tell_once_and_the_second_goes_on_for_the_first(
             post(first, "a")
             post(second, "a")
             post(first, "b")
-            await eventually(lambda: world.hook.bodies and len(second.desk.book.alerts) == 2)
+            await eventually(lambda: bool(world.hook.bodies) and len(second.desk.book.alerts) == 2)
             # By fingerprint one alert, by two holders.
             await eventually(
                 lambda: {"m1", "m2"} in [set(a.holders) for a in second.desk.book.alerts.values()]

@@ -24,11 +24,15 @@ from muster_monitor.config import Config
 from muster_monitor.judge import judge
 from muster_monitor.log_reader import LogReader
 from muster_monitor.log_store import LogStore
+from muster_monitor.log_watch import read_lines
 from muster_monitor.metrics import AgentCollector, register
 from muster_monitor.roster import apply
+from muster_monitor.rules.file import RulesFile
+from muster_monitor.scrape import watch_services
 from muster_monitor.service import MonitorService
 from muster_monitor.state import MonitorState
 from muster_monitor.task_ends import TaskEnds
+from muster_monitor.template_store import TemplateStore
 
 _LOG = structlog.get_logger("muster.monitor")
 
@@ -44,7 +48,7 @@ class Ports(NamedTuple):
 @asynccontextmanager
 async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> AsyncIterator[Ports]:
     """Serves while the block runs; registry and storage may come later, and go."""
-    state = MonitorState(config.detector, config.log_memory_bytes)
+    state = MonitorState(config.detector, config.log_memory_bytes, config.scrape, config.listen)
     storage = ServiceChannel(config.storage, secret=config.secret, what="storage")
     registry = ServiceChannel(config.registry, secret=config.secret, what="registry")
     # The tail of events rotates through the addresses on its own.
@@ -58,6 +62,14 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
         add_MonitorServiceServicer_to_server,
         MonitorService(state, reader, office.desk, boot_ms, wall_ms),
     )
+    senses, take = state.senses, partial(apply, state, wall_ms)
+    templates = TemplateStore(senses.lines, storage)
+    rules: RulesFile | None = None
+    if config.rules is not None:
+        took, refused = senses.new_rules(wall_ms), senses.broken_rules(wall_ms)
+        rules = RulesFile(config.rules, took, refused)
+        # Before anything is judged, so that nothing is told by rules that were replaced.
+        await rules.look()
     collector = AgentCollector(state, boot_ms, wall_ms)
 
     def why_not_ready() -> str | None:
@@ -68,11 +80,18 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
     async with asyncio.TaskGroup() as group:
         work = [
             group.create_task(judge(state, boot_ms, wall_ms), name="judge"),
-            group.create_task(follow_agents(registry, partial(apply, state)), name="roster"),
+            group.create_task(follow_agents(registry, take), name="roster"),
             group.create_task(store.run(), name="log store"),
             group.create_task(ends.run(), name="task ends"),
+            group.create_task(read_lines(senses, boot_ms, wall_ms), name="log analysis"),
+            group.create_task(templates.run(), name="log templates"),
+            group.create_task(
+                watch_services(config.scrape, senses, boot_ms, wall_ms), name="services"
+            ),
             group.create_task(office.run(), name="alerts"),
         ]
+        if rules is not None:
+            work.append(group.create_task(rules.run(), name="rules"))
         register(collector, figures)
         try:
             ports = Ports(await server.start(), await metrics.start())
@@ -84,6 +103,7 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
             for task in work:
                 task.cancel()
             await store.drain(_DRAIN_S)
+            await templates.drain(_DRAIN_S)
             # The alert desk hands over before its channel is closed.
             await asyncio.wait(work, timeout=_DRAIN_S)
             figures.unregister(collector)

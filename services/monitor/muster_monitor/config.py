@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from muster.domain.errors import ConfigurationError
 from muster.rpc.settings import address, addresses, number
 from muster_monitor.failure_detector import DetectorSettings
+from muster_monitor.service_figures import MAX_SCRAPE_TARGETS, Target
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES
 
 _MIB = 1024 * 1024
+_SERVICE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Config:
     registry: tuple[str, ...]
     detector: DetectorSettings
     log_memory_bytes: int = DEFAULT_MEMORY_BYTES
+    rules: Path | None = None
+    scrape: tuple[Target, ...] = ()
     # The document of receivers; "" = nobody is told of alerts.
     alerting: str = ""
 
@@ -54,5 +61,26 @@ class Config:
             registry=addresses(environ, "MUSTER_REGISTRY"),
             detector=detector,
             log_memory_bytes=int(log_memory_bytes),
+            rules=Path(path) if (path := environ.get("MUSTER_MONITOR_RULES", "")) else None,
+            scrape=_targets(environ, "MUSTER_MONITOR_SCRAPE"),
             alerting=environ.get("MUSTER_MONITOR_ALERTING", ""),
         )
+
+
+def _targets(environ: Mapping[str, str], key: str) -> tuple[Target, ...]:
+    """`service=host:port`, several separated by commas."""
+    text = environ.get(key, "")
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        service, _, at = part.partition("=")
+        limit = "SERVICE=host:port, several separated by commas"
+        if _SERVICE.fullmatch(service) is None:
+            raise ConfigurationError(key, text, limit)
+        try:
+            places = addresses({key: at}, key)
+        except ConfigurationError:
+            raise ConfigurationError(key, text, limit) from None
+        found.append(Target(service, places[0]))
+    if len(found) > MAX_SCRAPE_TARGETS:
+        raise ConfigurationError(key, f"{len(found)} pages", f"at most {MAX_SCRAPE_TARGETS}")
+    return tuple(dict.fromkeys(found))

@@ -241,16 +241,23 @@ class FailureTable:
         if entry is not None:
             entry.registered = registered
 
-    def verdicts(self, now_ms: int) -> list[Verdict]:
-        """All changes since the last call."""
+    def verdicts(
+        self, now_ms: int, distrust_ms: int = 0, may_suspect: bool = True
+    ) -> list[Verdict]:
+        """All changes since the last call.
+
+        An observer that does not trust itself lets silence be `distrust_ms` longer before it
+        suspects anybody, or newly suspects nobody at all.
+        """
         own_ms = self._own_ms(now_ms)
-        may_suspect = own_ms >= self._judge_from_ms
+        may_suspect = may_suspect and own_ms >= self._judge_from_ms
+        seen_ms = own_ms - max(0, distrust_ms)
         forgotten = []
         for agent, entry in self._watched.items():
             if not entry.suspected:
-                if not may_suspect or entry.detector.surely_alive(own_ms):
+                if not may_suspect or entry.detector.surely_alive(seen_ms):
                     continue
-                self._suspect(agent, entry, own_ms)
+                self._suspect(agent, entry, own_ms, seen_ms)
                 continue
             if entry.beats_since:
                 self._reconsider(agent, entry, own_ms)
@@ -303,8 +310,8 @@ class FailureTable:
         self._watched[agent] = _Watched(incarnation, PhiDetector(self._settings, own_ms))
         return True
 
-    def _suspect(self, agent: AgentId, entry: _Watched, own_ms: int) -> None:
-        phi = entry.detector.phi(own_ms)
+    def _suspect(self, agent: AgentId, entry: _Watched, own_ms: int, seen_ms: int) -> None:
+        phi = entry.detector.phi(seen_ms)
         if phi < self._settings.threshold:
             return
         entry.suspected, entry.beats_since, entry.counted_ms = True, 0, own_ms

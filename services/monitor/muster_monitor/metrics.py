@@ -15,6 +15,9 @@ REPORTS = Counter("muster_monitor_reports_total", "Reports of agents taken.")
 LINES = Counter("muster_monitor_log_lines_total", "Log lines taken.", ("kind",))
 DROPPED = Counter("muster_monitor_dropped_total", "Input that was not taken.", ("reason",))
 SUSPICIONS = Counter("muster_monitor_suspicions_total", "Suspicions raised.")
+SCRAPE_ERRORS = Counter(
+    "muster_monitor_scrape_errors_total", "Metrics pages of services not read.", ("of", "error")
+)
 STREAMS = Gauge("muster_monitor_report_streams", "Agents connected.")
 WATCHERS = Gauge("muster_monitor_failure_watchers", "Watchers of failures connected.")
 READERS = Gauge("muster_monitor_log_readers", "Log readers connected.")
@@ -107,6 +110,26 @@ class AgentCollector(Collector):
         for reason, count in self._state.rings.dropped.items():
             dropped.add_metric([reason], count)
         yield dropped
+        yield from self._senses()
+
+    def _senses(self) -> Iterator[Metric]:
+        senses = self._state.senses
+        for name, text, value in (
+            ("muster_monitor_rules", "Rules in force.", len(senses.rules.figures)),
+            ("muster_monitor_lag_ms", "Lateness of the newest look.", senses.trust.late_ms),
+            ("muster_monitor_log_templates", "Kinds of errors known.", len(senses.lines.templates)),
+            ("muster_monitor_log_queue", "Lines to be looked at.", senses.lines.queued),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
+        read = CounterMetricFamily("muster_monitor_lines_analysed", "Log lines looked at.")
+        read.add_metric([], senses.lines.read_lines)
+        yield read
+        left_out = CounterMetricFamily(
+            "muster_monitor_lines_left_out", "Log lines not looked at.", labels=["reason"]
+        )
+        for reason, count in senses.lines.left_out.items():
+            left_out.add_metric([reason], count)
+        yield left_out
 
 
 def register(collector: AgentCollector, registry: CollectorRegistry = REGISTRY) -> None:

@@ -20,6 +20,9 @@ _MAX_SKEW_MS = 5_000
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _NOTHING = math.nan
+_MAX_NAMES = 1_000
+# All figures of agents and their machines are amounts, shares or rates.
+_NEVER_NEGATIVE = ("agent_", "host_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +76,29 @@ class MetricRings:
     def __init__(self, max_agents: int = MAX_RING_AGENTS) -> None:
         self._rings: dict[AgentId, _Ring] = {}
         self._max_agents = max_agents
+        self._names: set[str] = set()
         self.dropped: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._rings)
 
-    def add(self, agent: AgentId, at_ms: int, metrics: Mapping[str, float], now_ms: int) -> None:
-        """Takes what is sound of one report.
+    def add(
+        self, agent: AgentId, at_ms: int, metrics: Mapping[str, float], now_ms: int
+    ) -> dict[str, float]:
+        """Takes what is sound of one report, and gives it back; late figures are not given back.
 
         `at_ms` is the agent's wall time (0 = not given), `now_ms` the monitor's. A time that the
         ring could not hold is replaced by the monitor's, so that a wrong clock hides nothing.
         """
         if at_ms < 0:
             self.dropped["negative_time"] += 1
-            return
+            return {}
         values = self._sound(metrics)
         if not values:
-            return
+            return {}
         ring = self._ring(agent)
         if ring is None:
-            return
+            return {}
         if not now_ms - KEPT_S * 1000 <= at_ms <= now_ms + _MAX_SKEW_MS:
             at_ms = now_ms
         if ring.newest >= 0:
@@ -102,11 +108,12 @@ class MetricRings:
                 ring = self._rings[agent] = _Ring()
             elif at_ms // 1000 < newest_ms // 1000:
                 self.dropped["late"] += 1
-                return
+                return {}
         if ring.newest < 0 or at_ms // 1000 > ring.at_ms[ring.newest] // 1000:
             ring.advance(at_ms)
         ring.at_ms[ring.newest] = at_ms
         self._write(ring, values)
+        return values
 
     def newest(self, agent: AgentId) -> Sample | None:
         ring = self._rings.get(agent)
@@ -141,11 +148,21 @@ class MetricRings:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 self.dropped["not_finite"] += 1
-            elif _NAME.fullmatch(name) is None:
+            elif name not in self._names and not self._is_name(name):
                 self.dropped["bad_name"] += 1
+            elif value < 0.0 and name.startswith(_NEVER_NEGATIVE):
+                self.dropped["negative"] += 1
             else:
                 sound[name] = value
         return sound
+
+    def _is_name(self, name: str) -> bool:
+        """Names are the same each second: what matched once is remembered."""
+        if _NAME.fullmatch(name) is None:
+            return False
+        if len(self._names) < _MAX_NAMES:
+            self._names.add(name)
+        return True
 
     def _ring(self, agent: AgentId) -> _Ring | None:
         ring = self._rings.get(agent)

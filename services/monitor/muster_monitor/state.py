@@ -11,6 +11,8 @@ from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
 from muster_monitor.rings import MetricRings
+from muster_monitor.senses import Senses
+from muster_monitor.service_figures import Target
 from muster_monitor.suspicions import SuspicionBoard
 from muster_monitor.task_logs import DEFAULT_MEMORY_BYTES, TaskLogs
 
@@ -61,6 +63,8 @@ class MonitorState:
         self,
         settings: DetectorSettings | None = None,
         log_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        targets: Sequence[Target] = (),
+        instance: str = "",
     ) -> None:
         self.table = FailureTable(settings)
         self.board = SuspicionBoard()
@@ -69,6 +73,7 @@ class MonitorState:
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
+        self.senses = Senses(self.findings, targets, instance)
         self.registered: dict[AgentId, int] = {}
         # Kept when an agent is gone: what is told of it then is still its tenant's alone.
         self.tenants: dict[AgentId, str] = {}
@@ -102,7 +107,8 @@ class MonitorState:
             gone = next((a for a in self.tenants if a not in self.registered), agent)
             del self.tenants[gone]
 
-    def forget(self, agent: AgentId) -> None:
+    def forget(self, agent: AgentId, at_ms: int) -> None:
         """Nothing was heard of it for longer than its metrics are kept."""
         self.agent_lines.forget(agent)
+        self.senses.forget(agent, at_ms, registered=agent in self.registered)
         self.last_seen_ms.pop(agent, None)

@@ -53,6 +53,11 @@ class SuspicionBoard:
         self._history.append(posted)
         self._position += 1
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Everybody suspected now, and why."""
+        return {agent: posted.verdict.why for agent, posted in self._suspected.items()}
+
     def snapshot(self) -> Bulletin:
         return Bulletin(tuple(self._suspected.values()), True, self._position)
 

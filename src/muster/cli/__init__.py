@@ -33,6 +33,10 @@ def main() -> None:
             from muster.cli.contributed import run_contributed  # noqa: PLC0415
 
             raise SystemExit(run_contributed("replay", rest))
+        case ["monitor", *rest]:
+            from muster.cli.contributed import run_contributed  # noqa: PLC0415
+
+            raise SystemExit(run_contributed("monitor", rest))
         case argv:
             from muster.cli.app import run  # noqa: PLC0415
 

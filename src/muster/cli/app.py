@@ -70,6 +70,7 @@ key_commands.add_to(app)
 policy_commands.add_to(app)
 recovery_commands.add_to(app)
 _passed_on(app, "replay", ("replay",), "Run a recorded trace under other strategies.")
+_passed_on(app, "monitor", ("monitor",), "Check and show the rules of the monitor.")
 _passed_on(app, "service", ("service",), "Run one of the services: the daemons of a cluster.")
 
 

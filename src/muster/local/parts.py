@@ -236,6 +236,8 @@ def _service(plan: ClusterPlan, service: str, name: str, base: Mapping[str, str]
         }
     else:
         env["MUSTER_LISTEN"] = _at(plan, name)
+    if service == "monitor":
+        env |= _monitor(plan, base)
     if service == "storage":
         env |= {
             "MUSTER_REDIS_URL": redis_url(plan),
@@ -250,6 +252,20 @@ def _service(plan: ClusterPlan, service: str, name: str, base: Mapping[str, str]
         _SERVICE_STAGE.get(service, Stage.SERVICE),
         ready_port=plan.ports[http_port if service == "gateway" else f"{name}_metrics"],
     )
+
+
+def _monitor(plan: ClusterPlan, base: Mapping[str, str]) -> dict[str, str]:
+    """The pages that rules look at, and the operator's rules from where he stands."""
+    pages = [
+        f"{service}={_at(plan, f'{name}_metrics')}"
+        for service in SERVICES
+        if service != "monitor"
+        for name in replica_names(service, plan.replicas)
+    ]
+    env = {"MUSTER_MONITOR_SCRAPE": ",".join(pages)}
+    if rules := base.get("MUSTER_MONITOR_RULES", ""):
+        env["MUSTER_MONITOR_RULES"] = str(plan.work_dir / rules)
+    return env
 
 
 def _agent(plan: ClusterPlan, ident: str, base: Mapping[str, str]) -> Part:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-import re2  # type: ignore[import-untyped]
+import re2
 
 from muster.domain.errors import InvalidInput
 from muster_monitor.alerting.alerts import MAX_LABEL_CHARS, MAX_LABEL_NAME_CHARS, Alert

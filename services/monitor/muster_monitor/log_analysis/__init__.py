@@ -1,0 +1,1 @@
+"""What log lines give away: new errors, bursts of errors, declared patterns."""

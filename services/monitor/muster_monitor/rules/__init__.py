@@ -1,0 +1,1 @@
+"""What is worth telling: declared rules over figures and log lines, read from YAML."""

@@ -1,0 +1,48 @@
+"""`muster monitor …`: commands about rules that need no cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from muster_monitor.rules.builtin import BUILTIN_RULES
+from muster_monitor.rules.file import read_file
+from muster_monitor.rules.reading import MAX_MISTAKES
+
+EXIT_MISTAKES = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit code: 0, 1 for a file with mistakes, 2 for a wrong command line."""
+    args = _parser().parse_args(argv)
+    if args.command == "show-rules":
+        print(BUILTIN_RULES, end="")
+        return 0
+    return check(args.file)
+
+
+def check(path: Path) -> int:
+    """Says what is wrong with a rules file, one line per mistake, on standard error."""
+    rules, mistakes = read_file(path)
+    for mistake in mistakes:
+        print(f"{path}: {mistake}", file=sys.stderr)
+    if len(mistakes) >= MAX_MISTAKES:
+        print(f"{path}: there may be more after these {MAX_MISTAKES}", file=sys.stderr)
+    if mistakes:
+        return EXIT_MISTAKES
+    figures, patterns = len(rules.figures), len(rules.logs.patterns)
+    print(f"{path}: sound, {figures} rules and {patterns} log patterns are in force with it")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="muster monitor", description="Check and show the rules of the monitor."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    checking = commands.add_parser("check-rules", help="say what is wrong with a rules file")
+    checking.add_argument("file", type=Path, metavar="FILE")
+    commands.add_parser("show-rules", help="print the built-in rules, as a file to begin with")
+    return parser

@@ -9,6 +9,7 @@ from benchmarks.oracle import partition_faults as partitions
 from benchmarks.oracle import service_faults as services
 from benchmarks.oracle import stall_faults as stalls
 from benchmarks.oracle.cancel_race import CancelRace
+from benchmarks.oracle.overload import Overload
 from benchmarks.oracle.scene import Fault
 
 _ALL: tuple[Callable[[], Fault], ...] = (
@@ -34,6 +35,7 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     stalls.ClockJumps,
     CancelRace,
     agents.Poison,
+    Overload,
     agents.AgentDrained,
 )
 FAULTS: Mapping[str, Callable[[], Fault]] = {make().number: make for make in _ALL}

@@ -185,6 +185,12 @@ class Cluster:
         found = until(lambda: self.process(name), f"a process of {name}", BACK_WITHIN_S)
         return int(found.pid)
 
+    def processes(self) -> list[psutil.Process]:
+        """All of the cluster."""
+        assert self._process is not None
+        root = psutil.Process(self._process.pid)
+        return [root, *root.children(recursive=True)]
+
     def tree(self, name: str) -> list[psutil.Process]:
         """A part's process and all below it, parents first."""
         root = psutil.Process(self.pid(name))

@@ -91,6 +91,8 @@ class OneWayPartition(Partitioned):
 
     number = "23"
     name = "one-way partition of an agent"
+    # What it says arrives until TCP has waited in vain for too many acknowledgements.
+    limits = Limits(detection_s=20.0, also=Partitioned.limits.also)
 
     def part(self, scene: Scene, ident: str) -> None:
         mute = scene.chance.random() < 0.5

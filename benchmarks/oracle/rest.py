@@ -76,13 +76,19 @@ class Rest:
         return json.loads(self.persist("GET", path))
 
     def persist(
-        self, method: str, path: str, body: bytes | None = None, wait_s: float = 0.0
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        wait_s: float = 0.0,
+        *,
+        key: str = "",
     ) -> bytes:
         """As `call`, repeated for as long as that may help."""
         give_up_s = time.monotonic() + _GIVE_UP_S
         while True:
             try:
-                return self.call(method, path, body, wait_s=wait_s)
+                return self.call(method, path, body, key, wait_s)
             except Refused as refused:
                 hopeless = refused.status and refused.status not in _RETRIED
                 if hopeless or time.monotonic() > give_up_s:

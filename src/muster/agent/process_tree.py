@@ -145,10 +145,11 @@ def reap_all() -> list[tuple[int, int]]:
         ended.append((pid, os.waitstatus_to_exitcode(status)))
 
 
-def kill_all_descendants(rounds: int = 200) -> None:
+def kill_all_descendants(rounds: int = 200) -> bool:
     """Ends every process below this one, which must be their subreaper, and collects them.
 
     Repeats because processes may fork while they are being killed; `rounds` of 10 ms bound it.
+    False: some are left, e.g. in a call of the kernel that nothing interrupts.
     """
     import time  # noqa: PLC0415  only the end of a process needs it
 
@@ -156,7 +157,8 @@ def kill_all_descendants(rounds: int = 200) -> None:
         reap_all()
         below = descendants(os.getpid())
         if not below:
-            return
+            return True
         for pid in below:
             send_signal(pid, signal.SIGKILL)
         time.sleep(0.01)
+    return False

@@ -134,7 +134,7 @@ class Supervisor:
             after = self._core.ended(code)
             if after is Next.LEAVE:
                 return code if code > 0 else 0
-            self._bury(code)
+            await self._bury(code)
             if after is Next.LAST_WORDS:
                 await self._until_told(_LAST_WORDS_S)
                 return 1
@@ -149,11 +149,14 @@ class Supervisor:
                         return 0
             self._start()
 
-    def _bury(self, code: int) -> None:
-        """Ends what the dead runtime left, and keeps the news for the leader."""
+    async def _bury(self, code: int) -> None:
+        """Ends what the dead runtime left, and keeps the news for the leader once all is gone."""
         view = read_slot_table(self._table)
         death = self._core.death(code, view)
-        kill_all_descendants()
+        while not kill_all_descendants():
+            # The leader gives `stop` tasks out again on our word that nothing of them runs.
+            self._journal.error("processes of the dead runtime do not end", why=death.why)
+            await asyncio.sleep(_TICK_S)
         if view is not None:
             # One that lived for less than a tick was never looked at.
             self._learn_leader(view)

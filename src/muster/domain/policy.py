@@ -42,7 +42,7 @@ _OBJECTIVES: Final = ("J", "T", "makespan")
 _KEYS: Final = ("strategy", "weights", "penalty", "objective", "bounds", "budget", "recovery")
 # What may be done about agents that are down; a test holds that these are rules that there are.
 RECOVERIES: Final = ("planned", "fixed", "always_migrate")
-DEFAULT_RECOVERY: Final = "always_migrate"
+DEFAULT_RECOVERY: Final = "planned"
 _RECOVERY_KEYS: Final = ("policy", "bounds")
 # What a recovery may cost: task-seconds of T, shares of U and B.
 _RECOVERY_BOUNDS: Final[Mapping[str, float]] = {"T": 1e13, "U": 1.0, "B": 1.0}

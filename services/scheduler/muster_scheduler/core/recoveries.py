@@ -15,6 +15,7 @@ from muster_scheduler.recovery import (
     RestartBudget,
     SpareLedger,
 )
+from muster_scheduler.recovery.settings import number
 
 # Recoveries under way at once; of agents that fail beyond, tasks are given away without a plan.
 MAX_OPEN_RECOVERIES: Final = 1_000
@@ -123,6 +124,7 @@ class Recoveries:
 
     def take_over(self, plain: dict[str, Any]) -> None:
         """What `to_plain` gave; raises InvalidInput for what it cannot have given."""
+        move_s = number("move_s", plain.get("move_s", FIRST_MOVE_S), 0.0, _LONGEST_MOVE_S)
         beliefs = Beliefs.from_plain(plain.get("beliefs", {}))
         per_hour = self.settings.restarts_per_hour
         budgets = {
@@ -132,4 +134,4 @@ class Recoveries:
         self.beliefs = beliefs
         # What was ordered before this was read stays noted.
         self.budgets = OrderedDict({**budgets, **self.budgets})
-        self.move_s = float(plain.get("move_s", FIRST_MOVE_S))
+        self.move_s = move_s

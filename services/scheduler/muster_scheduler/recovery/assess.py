@@ -35,10 +35,14 @@ SAID_AHEAD_S: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One action, continued in the best way. `moved`: indices of the groups given away at once."""
+    """One action, continued in the best way. `moved`: indices of the groups given away at once.
+
+    `held_cost`: what it would cost with no group given away now.
+    """
 
     action: Action
     cost: float
+    held_cost: float
     moved: tuple[int, ...]
     then: Measures
     broken: dict[str, float]
@@ -110,11 +114,13 @@ def assess(
             held = len(failure.tasks) - count_moved
             idle_share = min(1.0, held_s / (max(1, held) * solved.horizon))
         then = after(failure, cluster, count_moved, free, idle_share, cost)
-        options[action] = Option(action, cost, moved, then, broken(was, then, settings.bounds))
+        options[action] = Option(
+            action, cost, float(per_group.sum()), moved, then, broken(was, then, settings.bounds)
+        )
     total = float(moving.sum())
     then = after(failure, cluster, len(failure.tasks), free, 0.0, total)
     options[Action.MIGRATE] = Option(
-        Action.MIGRATE, total, everything, then, broken(was, then, settings.bounds)
+        Action.MIGRATE, total, total, everything, then, broken(was, then, settings.bounds)
     )
     t = min(failure.epoch, solved.horizon)
     alive = solved.ends.with_work if not problem.dead else solved.ends.empty

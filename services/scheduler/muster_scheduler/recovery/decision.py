@@ -42,7 +42,7 @@ class Decision:
             "give_away": list(self.give_away),
             "expected_cost_task_s": _rounded(self.option.cost),
             "alternatives": {
-                str(action): _rounded(option.cost)
+                str(action): _rounded(option.held_cost)
                 for action, option in seen.options.items()
                 if action is not self.action
             },
@@ -74,7 +74,7 @@ class Decision:
         """Why, for people."""
         seen, failure = self.assessment, self.assessment.failure
         others = ", ".join(
-            f"{option.action}: {option.cost:,.0f}"
+            f"{option.action}: {option.held_cost:,.0f}"
             for option in seen.options.values()
             if option.action is not self.action
         )

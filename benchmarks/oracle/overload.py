@@ -1,0 +1,169 @@
+"""Fault 32: ten times as many requests as the cluster can serve."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from benchmarks.oracle.books import Acknowledged
+from benchmarks.oracle.load import Shape
+from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
+
+TIMES = 10
+PEAK_S, PEAK_SHORT_S = 10.0, 2.0
+FLOOD_S, FLOOD_SHORT_S = 20.0, 4.0
+# What is measured begins when queues have filled.
+RAMP_S, RAMP_SHORT_S = 3.0, 0.5
+CALLERS = 64
+PROCESSES = 2
+LEAST_GOODPUT, MOST_REPEATS = 0.8, 0.2
+# What generators must reach for the figures to be about ten times the peak.
+LEAST_OFFERED = 8.0
+_WAIT_S = 60.0
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Overload(Ground):
+    """Clients have half of the cores, the cluster the others, in both measurements."""
+
+    number = "32"
+    name = "10× overload"
+    limits = Limits(also="goodput ≥ 80 % of peak, repeats ≤ 20 % of requests")
+
+    def why_not(self) -> str:
+        cores = len(os.sched_getaffinity(0))
+        return "" if cores > 1 else "clients and cluster need a core each"
+
+    def shape(self, tasks: int, short: bool) -> Shape:  # noqa: ARG002
+        return Shape(0, trickle=False)
+
+    def strike(self, scene: Scene) -> Strike:
+        cores = sorted(os.sched_getaffinity(0))
+        own, others = cores[: len(cores) // 2], cores[len(cores) // 2 :]
+        _confine(scene, own)
+        try:
+            return self._measured(scene, others)
+        finally:
+            _confine(scene, cores)
+
+    def _measured(self, scene: Scene, cores: list[int]) -> Strike:
+        peak_s = PEAK_SHORT_S if scene.short else PEAK_S
+        flood_s = FLOOD_SHORT_S if scene.short else FLOOD_S
+        ramp_s = RAMP_SHORT_S if scene.short else RAMP_S
+        callers = CALLERS // PROCESSES
+        from_s = time.monotonic() + ramp_s
+        calm = _clients(scene, "calm", cores, peak_s + ramp_s, callers=callers)
+        peak = _ended_per_s(scene, from_s, from_s + peak_s)
+        asked_per_s = sum(told["sent"] for told in calm) / (peak_s + ramp_s)
+        scene.load.await_ends(_WAIT_S)
+        strike = Strike(time.monotonic())
+        from_s = strike.struck_s + ramp_s
+        per_s = TIMES * asked_per_s / PROCESSES
+        wild = _clients(scene, "wild", cores, flood_s + ramp_s, per_s=per_s)
+        goodput = _ended_per_s(scene, from_s, from_s + flood_s)
+        strike.healed_s = time.monotonic()
+        unknown = _ask_again(scene, [*calm, *wild])
+        figures = _figures(wild)
+        offered = (figures["sent"] + figures["repeated"]) / (flood_s + ramp_s) / asked_per_s
+        strike.notes |= {
+            "peak_per_s": peak,
+            "peak_asked_per_s": asked_per_s,
+            "goodput_per_s": goodput,
+            "offered_times": offered,
+            "unknown": unknown,
+            **figures,
+        }
+        bare = sum(told["bare"] for told in (*calm, *wild))
+        strike.demand(bare == 0, f"{bare} refusals name no time to come back")
+        strike.demand(goodput > 0, "nothing was done meanwhile")
+        if not scene.short:
+            _demand_figures(strike, offered)
+        return strike
+
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
+        """Nothing beyond what the checker demands: no accepted task is lost."""
+
+
+def _figures(told: list[dict[str, Any]]) -> dict[str, float]:
+    """Of all client processes together."""
+    sums: Counter[str] = Counter()
+    for one in told:
+        sums.update({name: one[name] for name in ("sent", "repeated", "unsent")})
+        sums.update({f"answers_{status}": count for status, count in one["statuses"].items()})
+    return {**sums, "slowest_answer_s": max(one["slowest_s"] for one in told)}
+
+
+def _demand_figures(strike: Strike, offered: float) -> None:
+    notes = strike.notes
+    share = notes["goodput_per_s"] / notes["peak_per_s"]
+    notes["goodput_share"] = share
+    repeats = notes["repeated"] / (notes["sent"] + notes["repeated"])
+    strike.demand(offered >= LEAST_OFFERED, f"clients sent only {offered:.1f} times the peak")
+    strike.demand(share >= LEAST_GOODPUT, f"goodput was {share:.0%} of the peak")
+    strike.demand(repeats <= MOST_REPEATS, f"{repeats:.0%} of all requests were repeats")
+
+
+def _clients(
+    scene: Scene, name: str, cores: list[int], seconds: float, **how: float
+) -> list[dict[str, Any]]:
+    """What all client processes tell; what they were promised is in the journal then."""
+    address = urlsplit(scene.cluster.url)
+    clients = []
+    for number in range(PROCESSES):
+        spec = {
+            "host": address.hostname,
+            "port": address.port,
+            "api_key": scene.cluster.api_key,
+            "run": scene.load.run,
+            "side": str(scene.load.side.path),
+            "name": f"{scene.load.run}-{name}{number}",
+            "seconds": seconds,
+            **how,
+        }
+        client = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.oracle.flood", json.dumps(spec)],
+            stdout=subprocess.PIPE,
+            cwd=_ROOT,
+        )
+        os.sched_setaffinity(client.pid, cores)
+        clients.append(client)
+    told = [json.loads(client.communicate(timeout=seconds + _WAIT_S)[0]) for client in clients]
+    for one in told:
+        for key, ident, sent_s, acked_s in one["accepted"]:
+            scene.load.journal.note(Acknowledged(key, (ident,), sent_s, acked_s))
+    return told
+
+
+def _ask_again(scene: Scene, told: list[dict[str, Any]]) -> int:
+    """What was never answered is sent once more, as a client would that wants to know."""
+    rest = scene.cluster.rest()
+    unknown = [entry for one in told for entry in one["unknown"]]
+    for key, body, sent_s in unknown:
+        answer = json.loads(rest.persist("POST", "/v1/tasks", body.encode(), key=key))
+        entry = Acknowledged(key, (answer["id"],), sent_s, time.monotonic())
+        scene.load.journal.note(entry)
+    rest.close()
+    return len(unknown)
+
+
+def _ended_per_s(scene: Scene, from_s: float, to_s: float) -> float:
+    marks = scene.load.side.read()
+    return sum(m.phase == "end" and from_s <= m.at_s < to_s for m in marks) / (to_s - from_s)
+
+
+def _confine(scene: Scene, cores: list[int]) -> None:
+    """Every thread of the cluster, and what it starts from now on."""
+    for process in scene.cluster.processes():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, cores)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEADER_MS = 2_500
 CANCEL_AGAIN_MS = 4_000
 # Of the requests so many come when faults have stopped: for what recovers.
-LATE_REQUESTS = 3
+LATE_REQUESTS = 2
 # Long enough that an agent is given up meanwhile: only in one attempt, to spare steps.
 LONG_MS = 3_000
 S, F, R, T = (

@@ -35,7 +35,7 @@ FAULTS_END_MS = 10_000
 # Silence, fences, pauses and a last takeover, one after the other.
 LIMIT_MS = 600_000
 LOOK_MS = 500
-AGENTS = (2, 3, 3, 3, 5)
+AGENTS = (2, 3, 3, 3, 3, 5)
 # One seed in so many has two storage services.
 OVERTAKING_SEEDS = 4
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from muster_scheduler.recovery.assess import Assessment, assess
+from muster_scheduler.recovery.assess import assess
 from muster_scheduler.recovery.decision import Decision
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.policies import rule
 from muster_scheduler.recovery.posterior import Beliefs
 from muster_scheduler.recovery.settings import MAX_SECONDS, MAX_TRIES, Bounds, RecoverySettings
-from muster_scheduler.recovery.situation import Action, Cluster, Failure, FailureKind, HeldTask
+from muster_scheduler.recovery.situation import Action, Cluster, Failure, HeldTask
 
 # An agent without tasks is planned for so many seconds ahead; its silence is rounded to so many, so
 # that a table serves for several of them.
 _AHEAD_S: Final = 120
-_BACK_SOONER: Final = "tasks wait for a place, and it is expected back sooner by itself"
 _STEP_S: Final = 5
 
 
@@ -36,9 +35,6 @@ def decide(
     `now_s` is on the clock that `beliefs` are told. Raises InvalidInput for a policy unknown.
     """
     seen = assess(failure, cluster, beliefs, ledger, settings, now_s)
-    if policy == "planned" and _restart_costs_capacity(seen, cluster, beliefs, settings, now_s):
-        del seen.options[Action.RESTART]
-        seen.excluded[Action.RESTART] = _BACK_SOONER
     action = rule(policy)(seen)
     moved: tuple[int, ...] = ()
     if action is Action.MIGRATE or policy == "planned":
@@ -98,23 +94,6 @@ def restart_emptied(
     seen = assess(itself, nobody, beliefs, SpareLedger(), alone, now_s)
     waits, restarts = (seen.options.get(action) for action in (Action.WAIT, Action.RESTART))
     return restarts is not None and (waits is None or restarts.held_cost < waits.held_cost)
-
-
-def _restart_costs_capacity(
-    seen: Assessment,
-    cluster: Cluster,
-    beliefs: Beliefs,
-    settings: RecoverySettings,
-    now_s: float,
-) -> bool:
-    """Whether tasks wait for a place anyway, and a restart would bring the agent back later: then
-    its slots are what is scarce, whosever tasks they run."""
-    failure = seen.failure
-    offered = Action.RESTART in seen.options and failure.restarting_s is None
-    mends = failure.kind is FailureKind.HUNG and not failure.tried
-    if not (offered and mends and cluster.queued):
-        return False
-    return not restart_emptied(failure, beliefs, settings, now_s)
 
 
 def _worth_of_slots(

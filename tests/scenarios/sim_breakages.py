@@ -25,7 +25,7 @@ from muster.domain.task import OutcomeKind
 from muster.domain.task_lifecycle import HELD_STATES, TaskEvent, TaskState
 from muster.etcd import election_core
 from muster_monitor.failure_detector import FailureTable, PhiDetector
-from muster_scheduler.core import agents, outcomes, overdue, state, tasks
+from muster_scheduler.core import agents, outcomes, overdue, recovering, state, tasks
 from muster_scheduler.core.records import EffectKind, Now
 from muster_scheduler.core.state import ClusterState
 from muster_storage.memory_store import MemoryCluster
@@ -129,6 +129,11 @@ def _blames_all(original: Any, *args: Any, **fence: Any) -> Any:
 
 def _by_the_date(original: Any, state: ClusterState, now: Now) -> Any:
     return original(state, Now(now.boot_ms, now.wall_ms, now.wall_ms))
+
+
+def _holds_on(original: Any, state: ClusterState, recovery: Any, *more: Any) -> None:
+    original(state, recovery, *more)
+    recovery.holding = True
 
 
 # --- agents ---------------------------------------------------------------------------------
@@ -290,6 +295,10 @@ BREAKAGES = (
              ignored(overdue, "look_at", answer=False), "agent hung"),
     Breakage(18, "agents are not told to end", "invariants 13 and 18",
              ignored(AgentCore, "_on_cancel_asked")),
+    Breakage(0, "what is to be given away is held on to", "were to be given away",
+             around(recovering, "_act", _holds_on), "runtime killed"),
+    Breakage(17, "held `stop` tasks are given away as if they were dead", "invariant 17: ",
+             around(recovering, "_silent_ms", lambda *_: 60_000), "agent frozen"),
     Breakage(0, "a leader holds on after its lease", "as well",
              constant(election_core, SAFETY_SHARE=-3.0)),
     Breakage(0, "the detector suspects at once", "is suspected after",

@@ -16,6 +16,7 @@ from tests.scenarios.sim_checks import (
 from tests.scenarios.sim_kernel import Part
 from tests.scenarios.sim_loader import SimLoader
 from tests.scenarios.sim_network import Link, call
+from tests.scenarios.sim_recoveries import SimKeeper
 from tests.scenarios.sim_session import SimSession
 from tests.scenarios.sim_witness import Witness
 from tests.scenarios.sim_writer import SimWriter
@@ -28,7 +29,7 @@ from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import Outcome, OutcomeKind, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES
 from muster_monitor.failure_detector import Verdict as Suspicion
-from muster_scheduler.core import agents, tasks
+from muster_scheduler.core import agents, recovering, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import AttemptRef, Now, Write
 from muster_scheduler.leader import (
@@ -76,11 +77,13 @@ class SimLeader(Part):
         self.sessions: dict[AgentId, SimSession] = {}
         self.supervisors: dict[AgentId, tuple[Supervisor, Link]] = {}
         self._clock = (0, 0)
+        self._shown_ms = 0
         self._confirmed_ms = self._advanced_ms = 0
         self._flushing = False
         self._ticks = self._steps = 0
         self._writer = SimWriter(self, self._written)
         self.loader = SimLoader(self)
+        self.recoveries = SimKeeper(self)
         self._creating: dict[TaskId, list[Callable[[], None]]] = {}
         self._settling: dict[TaskId, list[Callable[[], None]]] = {}
         self._suspected: set[AgentId] = set()
@@ -107,6 +110,7 @@ class SimLeader(Part):
         self.world.registry.watch(self)
         self._watch_monitor()
         self.loader.load()
+        self.recoveries.load()
 
     def _watch_monitor(self) -> None:
         if self.world.monitor.alive:
@@ -117,6 +121,7 @@ class SimLeader(Part):
     def now(self) -> Now:
         base_ms, at_ms = self._clock
         clock_ms = base_ms + min(self.boot_ms() - at_ms, 10_000)
+        self._shown_ms = clock_ms = max(clock_ms, self._shown_ms)
         return Now(self.boot_ms(), clock_ms, self.wall_ms())
 
     def depose(self) -> None:
@@ -164,10 +169,12 @@ class SimLeader(Part):
         now = self.now()
         tasks.due(self.state, now)
         tasks.flush_started(self.state, now)
+        recovering.follow(self.state, now)
         self._ticks += 1
         judges = self._ticks % JUDGE_TICKS == 0 and not self.restricted
         if judges and self._confirmed(CONFIRMED_FOR_MS):
             agents.judge(self.state, now)
+            self.recoveries.check()
             self.witness.check_foreign()
             self.witness.check_told()
             self.witness.check_wishes()
@@ -387,6 +394,7 @@ class SimLeader(Part):
             or commands.changed
             or commands.restarts
             or commands.reload
+            or commands.recoveries
         ):
             return
         may_write = self._writer.idle
@@ -408,6 +416,7 @@ class SimLeader(Part):
         for ident, incarnation, why in commands.restarts:
             if (found := self.supervisors.get(ident)) is not None:
                 self._restart(*found, incarnation, why)
+        self.recoveries.take(commands.recoveries)
         for change in commands.changed:
             self.kernel.tally[f"agent {change.state.value}"] += 1
             self.say("sees", change.agent, "as", change.state.value, "-", change.why)

@@ -27,7 +27,7 @@ _KEY = b"key of the instance"
 # Looked at more rarely than in production, to spare steps.
 OBSERVER = ObserverSettings(tick_ms=500, stall_ms=1_500)
 # An agent that was silent for longer than this is suspected; nobody is who was heard this lately.
-MUST_SUSPECT_MS = 10_000
+MUST_SUSPECT_MS = 15_000
 MAY_SUSPECT_MS = 2_900
 
 

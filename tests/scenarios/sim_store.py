@@ -57,6 +57,8 @@ class SimStore(Server):
         self.by_gateways: list[TaskId] = []
         self.followers: list[Callable[[TaskId], None]] = []
         self.open: dict[TaskId, None] = {}
+        # What leaders have learned of recoveries.
+        self.learned = b""
 
     @property
     def term(self) -> int:
@@ -94,6 +96,11 @@ class SimStore(Server):
     def wishes(self) -> dict[AgentId, AgentWish]:
         stored = at_once(self.disk.cluster.wishes())
         return {AgentId(agent): _WISHES[number] for agent, number in stored.items()}
+
+    def keep_learned(self, learned: bytes) -> bool:
+        """In place of what was kept before."""
+        self.learned = learned
+        return True
 
     def reserve(self, tenant: TenantId, key: str, now_ms: int) -> int:
         """When the request was first seen, which fixes its ids."""

@@ -95,7 +95,12 @@ class World:
 
     @property
     def leader(self) -> SimLeader | None:
-        """Whoever began to lead last, if it lives."""
+        """Whom etcd names, else whoever began to lead last, if it lives."""
+        holder = self.etcd.holder
+        for scheduler in self.schedulers:
+            leads = scheduler.leader is not None and scheduler.leader.alive
+            if holder is not None and scheduler.name.encode() == holder.value and leads:
+                return scheduler.leader
         return self.leaders[-1] if self.leaders and self.leaders[-1].alive else None
 
     def start_scheduler_later(self, name: str) -> None:
@@ -120,11 +125,11 @@ class World:
 
     def dial(self, part: Part) -> SimLeader | None:
         """A leader as the part knows it: now and then the one before."""
-        if not self.leaders:
-            return None
-        leader = self.leaders[-1]
+        leader = self.leader
         if self.rng.random() < 0.1 and len(self.leaders) > 1 and not self.calm:
             leader = self.leaders[-2]
+        if leader is None:
+            return None
         reached = self.network.passes(part, leader) and self.network.passes(leader, part)
         return leader if leader.alive and reached and not self.kernel.is_lost() else None
 
@@ -204,6 +209,7 @@ class World:
         if wishes != self.store.wishes():
             raise SimulationError(f"invariant 11: {wishes} are not {self.store.wishes()}")
         self._check_records()
+        leader.recoveries.check_end()
         for machine in self.machines.values():
             if machine.runtime is not None and machine.runtime.alive:
                 _check_empty(machine.runtime)

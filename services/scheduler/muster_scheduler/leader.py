@@ -133,7 +133,7 @@ class Leader:
         self.supervisors: dict[AgentId, Session] = {}
         self.tasks_per_s = 0.0
         self.objective = RunningObjective()
-        self._clock_base_ms = clock_ms
+        self._clock_base_ms = self._clock_shown_ms = clock_ms
         self._clock_boot_ms = boot_ms()
         self._advanced_boot_ms = self._clock_boot_ms
         self._confirmed_boot_ms = boot_ms()
@@ -156,9 +156,13 @@ class Leader:
     # ------------------------------------------------------------------- time
 
     def now(self) -> Now:
-        """The present moment on all clocks; cluster time runs on between confirmations."""
+        """The present moment on all clocks; cluster time runs on between confirmations.
+
+        It never goes back: an advance that storage carries out late would make it jump by as much.
+        """
         boot = boot_ms()
         clock = self._clock_base_ms + min(boot - self._clock_boot_ms, 10_000)
+        self._clock_shown_ms = clock = max(clock, self._clock_shown_ms)
         return Now(boot, clock, wall_ms())
 
     @property

@@ -41,6 +41,8 @@ MAX_PLANS_PER_S: Final = 64
 # A newer incarnation registers first and opens its session a moment later. What was held for it
 # waits that long before it may be placed elsewhere.
 REJOIN_MS: Final = 1_000
+# Whoever was heard this lately is on its way back, and nothing is taken from it; see `agents`.
+HEARD_MS: Final = 3_500
 # How long after its horizon a recovery is followed: for tasks that wait for a place, and an agent
 # that may still come back.
 FOLLOWED_MS: Final = 10 * 60_000
@@ -159,7 +161,7 @@ def step(state: ClusterState, now: Now) -> None:
         if agent is None or _is_over(recovery, now):
             _close(state, recovery, now)
             continue
-        if recovery.back_boot_ms is not None:
+        if recovery.back_boot_ms is not None or _is_heard(agent, now):
             continue
         restarting.learn_absence(state, recovery, now)
         restarting.follow_restart(state, recovery, agent, now)
@@ -313,7 +315,7 @@ def _act(
         recovery.action = str(action)
         state.commands.recoveries.append(recovery)
     roomy = decision.assessment.free >= len(give)
-    _give_away(state, recovery, give, now, roomy=roomy)
+    _give_away(state, recovery, agent, give, now, roomy=roomy)
     if action is Action.MIGRATE or not agent.tasks:
         recovery.holding = False
     if action is Action.RESTART and recovery.restarting_boot_ms is None:
@@ -324,22 +326,32 @@ def _let_go(state: ClusterState, recovery: Recovery, agent: AgentEntry, now: Now
     """Gives away what must not be held any longer, whatever the plan says."""
     held = list(agent.tasks.values())
     if _may_hold(agent):
-        silent_ms = now.boot_ms - recovery.heard_boot_ms
-        cut_off = not recovery.dead and silent_ms >= STOP_GIVEN_AWAY_MS
+        cut_off = not recovery.dead and _silent_ms(recovery, agent, now) >= STOP_GIVEN_AWAY_MS
         held = [
             task
             for task in held
             if task.status.wish is not Wish.NONE
             or (cut_off and task.spec.on_disconnect is OnDisconnect.STOP)
         ]
-    _give_away(state, recovery, held, now)
+    _give_away(state, recovery, agent, held, now)
     if not agent.tasks:
         recovery.holding = False
+
+
+def _is_heard(agent: AgentEntry, now: Now) -> bool:
+    """Whether its runtime speaks again: it goes on with its work, and only its lease is missing."""
+    return agent.session and now.boot_ms - agent.heard_boot_ms < HEARD_MS
+
+
+def _silent_ms(recovery: Recovery, agent: AgentEntry, now: Now) -> int:
+    """Since the agent was last heard: one that is down may be heard again and have no lease yet."""
+    return now.boot_ms - max(recovery.heard_boot_ms, agent.heard_boot_ms)
 
 
 def _give_away(
     state: ClusterState,
     recovery: Recovery,
+    agent: AgentEntry,
     given: list[OpenTask],
     now: Now,
     *,
@@ -350,7 +362,7 @@ def _give_away(
         ref = (task.id, task.status.attempt)
         fence_ms = 0
         if not recovery.dead and task.spec.on_disconnect is OnDisconnect.STOP:
-            fence_ms = max(0, STOP_GIVEN_AWAY_MS - (now.boot_ms - recovery.heard_boot_ms))
+            fence_ms = max(0, STOP_GIVEN_AWAY_MS - _silent_ms(recovery, agent, now))
         _await(recovery, task, now, roomy=roomy and not fence_ms)
         recovery.moved += 1
         tasks.lost(state, task, why, ref in recovery.blamed, now, fence_ms=fence_ms)

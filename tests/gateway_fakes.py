@@ -477,6 +477,14 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             leader="127.0.0.1:1", term=3, queued=1, capacity={"cpu": 4000}, used={"cpu": 100}
         )
 
+    async def ListRecoveries(self, _request: Any, _: Any) -> Any:
+        self._enter()
+        return scheduler_pb2.ListRecoveriesResponse()
+
+    async def AcceptStore(self, _request: Any, _: Any) -> Any:
+        self._enter()
+        raise Conflict("this scheduler is not halted")
+
 
 class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
     """Agents with skills, pushed to whoever watches."""

@@ -290,7 +290,7 @@ class Failures:
 
     def wronged(self, *living: Reporter) -> bool:
         """Whether an agent is suspected that this machine has let speak all the while."""
-        return any(self.of(r.agent) and r.longest_s < SILENT_S for r in living)
+        return any(True in self.of(r.agent) and r.longest_s < SILENT_S for r in living)
 
     async def close(self) -> None:
         self._call.cancel()
@@ -309,7 +309,9 @@ async def test_silence_is_suspected_and_a_departure_is_not(world: World) -> None
     await eventually(lambda: watcher.of("a")[-1:] == [True])
     assert max(boot_s() - dying.sent_boot_s, dying.widest_s) > SILENT_S
     assert watcher.messages[0].snapshot
-    (suspicion, *_) = [s for m in watcher.messages for s in m.suspicions if s.agent == "a"]
+    (suspicion, *_) = [
+        s for m in watcher.messages for s in m.suspicions if s.agent == "a" and s.suspected
+    ]
     assert suspicion.phi >= 8
     assert "silent" in suspicion.why
     late = Failures(world.channel)
@@ -318,6 +320,11 @@ async def test_silence_is_suspected_and_a_departure_is_not(world: World) -> None
     dying.beat()
     await eventually(lambda: watcher.of("a")[-2:] == [True, False])
     assert not watcher.wronged(leaving, living)
+    # Who reports here is told at once, and who has left for good or for another monitor.
+    assert watcher.of("c")[:1] == [False]
+    gone = [s.unheard for m in watcher.messages for s in m.suspicions if s.agent == "b"]
+    assert (gone[:1], gone[-1:]) == ([False], [True])
+    assert [name for name, _ in late.heard if name == "b"] == []
     await watcher.close()
     await late.close()
 

@@ -654,8 +654,9 @@ def with_blob(sha256: str) -> task_pb2.Outcome:
     return task_pb2.Outcome(kind=task_pb2.OUTCOME_KIND_SUCCEEDED, output_blob=sha256)
 
 
-def log_ref(index: int, attempt: int, sha256: str) -> LogRef:
-    return LogRef(TENANT, ident(index), attempt, sha256, f"{attempt}{sha256[:1]}".encode())
+def log_ref(index: int, attempt: int, sha256: str, rank: int = 0) -> LogRef:
+    record = f"{attempt}{sha256[:1]}".encode()
+    return LogRef(TENANT, ident(index), attempt, sha256, record, rank)
 
 
 async def test_a_blob_that_nobody_refers_to_is_doomed_once_idle_for_long(store: Store) -> None:
@@ -734,6 +735,20 @@ async def test_logs_of_attempts_hold_their_blobs(store: Store) -> None:
     assert await store.blobs.set_logs([log_ref(1, 10, SHA_B)]) == 1
     assert await doomed(store) == []
     assert await store.blobs.set_logs([log_ref(1, 2, SHA_B)]) == 1
+    assert await doomed(store) == [(TENANT, SHA_A)]
+
+
+async def test_a_log_that_knows_less_replaces_none_that_knows_more(store: Store) -> None:
+    await store.tasks.create(0, creations([task(1)]))
+    for sha256 in (SHA_A, SHA_B):
+        await store.blobs.claim_blob(TENANT, sha256, 1, pinned=False)
+    assert await store.blobs.set_logs([log_ref(1, 1, SHA_A, rank=21)]) == 1
+    assert await store.blobs.set_logs([log_ref(1, 1, SHA_B, rank=20)]) == 0
+    assert await store.blobs.logs(TENANT, ident(1)) == [b"1a"]
+    # Another attempt is another log.
+    assert await store.blobs.set_logs([log_ref(1, 2, SHA_B, rank=2)]) == 1
+    assert await store.blobs.set_logs([log_ref(1, 1, SHA_B, rank=21)]) == 1
+    assert await store.blobs.logs(TENANT, ident(1)) == [b"1b", b"2b"]
     assert await doomed(store) == [(TENANT, SHA_A)]
 
 

@@ -9,7 +9,6 @@ from typing import Final
 from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import InvalidInput, NotFound
 from muster.rpc.channels import ServiceChannel
-from muster.rpc.status import rpc_errors
 
 # Pieces are about this long: small against a message's 16 MiB, long enough to pay for a call.
 PIECE_BYTES: Final = 256 * 1024
@@ -52,7 +51,7 @@ async def open_blob(
 async def _pieces(
     storage: ServiceChannel, tenant: str, sha256: str
 ) -> AsyncGenerator[tuple[int, bytes], None]:
-    with rpc_errors("storage", _TRANSFER_TIMEOUT_S):
+    with storage.errors(_TRANSFER_TIMEOUT_S):
         call = storage.stream(
             storage_pb2_grpc.DataServiceStub,
             "GetBlob",
@@ -89,7 +88,7 @@ async def put_blob(
             call.cancel()
             raise
 
-    with rpc_errors("storage", _TRANSFER_TIMEOUT_S):
+    with storage.errors(_TRANSFER_TIMEOUT_S):
         call = storage.stream(
             storage_pb2_grpc.DataServiceStub,
             "PutBlob",

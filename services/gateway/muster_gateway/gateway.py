@@ -67,7 +67,9 @@ class Gateway:
             else None
         )
         self.monitors = tuple(
-            ServiceChannel((address,), secret=secret, what="the monitor")
+            ServiceChannel(
+                (address,), secret=secret, what="the monitor", brisk=len(config.monitors) > 1
+            )
             for address in config.monitors
         )
         self.leader = LeaderClient(config.schedulers, secret=secret)

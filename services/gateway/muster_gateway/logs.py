@@ -8,7 +8,7 @@ from typing import Final
 
 from muster.api.v1 import monitor_pb2, monitor_pb2_grpc, task_pb2
 from muster.domain.errors import MusterError, Unavailable
-from muster.rpc.channels import ServiceChannel
+from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_s
 from muster.rpc.status import rpc_errors
 from muster_gateway import sse
@@ -22,6 +22,9 @@ _QUEUE: Final = 64
 # After the task's end its last lines are on their way for no longer than this.
 _GRACE_S: Final = 3.0
 _TICK_S: Final = 1.0
+# Before a lost monitor is asked again.
+_FIRST_PAUSE_S: Final = 0.1
+_LAST_PAUSE_S: Final = 2.0
 
 
 async def read_log(
@@ -78,13 +81,17 @@ async def follow_log(
     task: task_pb2.Task,
     attempt: int,
 ) -> AsyncIterator[bytes]:
-    """Lines as server-sent events, until the task has ended and its lines have come."""
+    """Lines as server-sent events, until the task has ended and its lines have come.
+
+    A monitor that is lost is asked again while another one answers.
+    """
     queue: asyncio.Queue[monitor_pb2.ReadLogResponse | MusterError | None] = asyncio.Queue(_QUEUE)
+    answering = set(monitors)
     request = monitor_pb2.ReadLogRequest(
         tenant=task.spec.tenant, task_id=task.spec.id, follow=True, attempt=attempt
     )
     pumps = [
-        asyncio.create_task(_pump(monitor, request, queue), name="follow a log")
+        asyncio.create_task(_pump(monitor, request, queue, answering), name="follow a log")
         for monitor in monitors
     ]
     open_pumps = len(pumps)
@@ -128,16 +135,26 @@ async def _pump(
     monitor: ServiceChannel,
     request: monitor_pb2.ReadLogRequest,
     queue: asyncio.Queue[monitor_pb2.ReadLogResponse | MusterError | None],
+    answering: set[ServiceChannel],
 ) -> None:
-    try:
-        with rpc_errors("the monitor"):
-            call = monitor.stream(monitor_pb2_grpc.MonitorServiceStub, "ReadLog", request)
-            try:
+    failures = 0
+    while True:
+        call = monitor.stream(monitor_pb2_grpc.MonitorServiceStub, "ReadLog", request)
+        try:
+            with rpc_errors("the monitor"):
                 async for response in call:
+                    answering.add(monitor)
+                    failures = 0
                     await queue.put(response)
-            finally:
-                call.cancel()
-    except MusterError as error:
-        await queue.put(error)
-    else:
-        await queue.put(None)
+        except MusterError as error:
+            answering.discard(monitor)
+            if not (answering and isinstance(error, Unavailable)):
+                await queue.put(error)
+                return
+        else:
+            await queue.put(None)
+            return
+        finally:
+            call.cancel()
+        failures += 1
+        await asyncio.sleep(full_jitter(failures, _FIRST_PAUSE_S, _LAST_PAUSE_S))

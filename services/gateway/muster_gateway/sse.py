@@ -14,8 +14,9 @@ from muster_gateway.tail import Missed, Subscription, TailFeed, parse_event_id, 
 from muster_gateway.views import encode, event_json, event_name
 
 MEDIA_TYPE: Final = "text/event-stream"
-# Proxies cut a connection that is silent for 30 to 60 s.
-HEARTBEAT_S: Final = 15.0
+# Proxies cut a connection that is silent for 30 to 60 s; clients with another gateway to turn to
+# leave one that has stopped after 10 s.
+HEARTBEAT_S: Final = 5.0
 HEARTBEAT: Final = b": still here\n\n"
 # Comes first, so that headers go out and clients reconnect soon.
 OPENING: Final = b"retry: 1000\n\n"

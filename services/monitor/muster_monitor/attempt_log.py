@@ -26,7 +26,7 @@ class _Stored:
 class AttemptLog:
     """Lines come with ascending indexes; one that was there already is ignored.
 
-    While `wants_older` is true the lines before the first one known may lie in storage.
+    While `wants_older` is true lines that are missing here may lie in storage.
     `changed` and `flushed` are positions of the owner's counter: the newest change, and the newest
     one that storage holds.
     """
@@ -89,7 +89,8 @@ class AttemptLog:
         """False for a line that was there already."""
         if line.index < self._next_index:
             return False
-        if self._next_index == 0 and line.index > 0 and not self.line_count:
+        if line.index > self._next_index:
+            # What lies between went to another monitor, which has stored it, or is lost.
             self.wants_older = True
         self._next_index = line.index + 1
         self._last_at_ms = line.at_ms

@@ -10,6 +10,7 @@ from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId, TenantId, parse_agent_id, parse_task_id
 from muster_monitor import metrics
 from muster_monitor.acknowledgements import Acknowledgements
+from muster_monitor.failure_detector import Verdict
 from muster_monitor.log_analysis.rates import TokenBucket
 from muster_monitor.log_lines import Line, cut_text
 from muster_monitor.state import AGENT_LINE_BYTES, MonitorState
@@ -43,6 +44,7 @@ class Intake:
         self._incarnation = 0
         self.acks = Acknowledgements()
         self.leaving = False
+        self._told = False
         self._lines_allowed = TokenBucket(LINES_PER_S, LINES_BURST, 0)
 
     def take(self, report: pb.ReportRequest, now_ms: int, wall_ms: int) -> None:
@@ -54,6 +56,7 @@ class Intake:
         metrics.REPORTS.inc()
         current = self._state.table.observe(self._agent, self._incarnation, now_ms)
         if current:
+            self._heard(wall_ms)
             self._state.last_seen_ms[self._agent] = wall_ms
             self._figures(report, now_ms, wall_ms)
         else:
@@ -62,8 +65,20 @@ class Intake:
         needs += self._ends(report, now_ms)
         if report.leaving:
             self.leaving = True
-            self._state.table.leave(self._agent, self._incarnation)
+            if self._state.table.leave(self._agent, self._incarnation):
+                self._unheard(wall_ms)
         self.acks.received(report.seq, needs)
+
+    def _heard(self, wall_ms: int) -> None:
+        if not self._told:
+            self._told = True
+            if self._state.board.hears(self._agent, self._incarnation, wall_ms):
+                self._state.suspicions_changed.fire()
+
+    def _unheard(self, wall_ms: int) -> None:
+        verdict = Verdict(self._agent, self._incarnation, False, 0.0, "it left")
+        self._state.board.post(verdict, wall_ms, heard=False)
+        self._state.suspicions_changed.fire()
 
     def advance(self) -> int:
         """The sequence number up to which everything is kept."""

@@ -47,7 +47,7 @@ def look(state: MonitorState, now_ms: int, wall_ms: int) -> None:
     trust = state.senses.trust
     changes = state.table.verdicts(now_ms, trust.distrust_ms, trust.may_suspect)
     for verdict in changes:
-        state.board.post(verdict, wall_ms)
+        state.board.post(verdict, wall_ms, heard=state.table.incarnation(verdict.agent) > 0)
         if verdict.suspected:
             metrics.SUSPICIONS.inc()
         _LOG.warning(

@@ -11,6 +11,7 @@ from muster.domain.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from muster.domain.ids import TaskId, TenantId, parse_agent_id, parse_task_id, parse_tenant_id
 from muster.rpc.listeners import wait_for
 from muster_monitor import metrics
+from muster_monitor.attempt_log import AttemptLog
 from muster_monitor.log_lines import Line, decode
 from muster_monitor.log_store import LogStore
 from muster_monitor.state import MonitorState
@@ -163,7 +164,7 @@ class _Reading:
             return False
         newest = attempts[-1]
         log = self._state.logs.get(self._key(newest))
-        if log is not None:
+        if log is not None and not self._is_behind(newest, log):
             return log.complete
         ref = self._refs.get(newest)
         return ref is not None and ref.complete and self._read_sha.get(newest) == ref.sha256
@@ -195,14 +196,20 @@ class _Reading:
             if log is not None and log.wants_older:
                 await self._load(key)
                 log = self._state.logs.get(key)
-            if log is None:
+            if log is None or self._is_behind(attempt, log):
                 async for page in self._stored_pages(attempt):
                     yield page
+            if log is None:
                 continue
             while encoded := log.lines_after(self._positions.get(attempt, -1), PAGE_LINES):
                 found = [line for line in map(decode, encoded) if line is not None]
                 self._positions[attempt] = found[-1].index
                 yield Page(attempt, tuple(found), log.truncated)
+
+    def _is_behind(self, attempt: int, log: AttemptLog) -> bool:
+        """Whether another monitor has stored more lines than are known here."""
+        ref = self._refs.get(attempt)
+        return ref is not None and ref.next_index > log.next_index
 
     async def _stored_pages(self, attempt: int) -> AsyncIterator[Page]:
         ref = self._refs.get(attempt)

@@ -15,7 +15,6 @@ from muster.domain.errors import DeadlineExceeded, MusterError, NotFound, Overlo
 from muster.domain.ids import TaskId, TenantId
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.listeners import wait_for
-from muster.rpc.status import rpc_errors
 from muster_monitor import metrics
 from muster_monitor.log_lines import Line, decode_all
 from muster_monitor.state import MonitorState
@@ -95,7 +94,7 @@ class LogStore:
             timeout_s=_BLOB_TIMEOUT_S,
         )
         try:
-            with rpc_errors("storage", _BLOB_TIMEOUT_S):
+            with self._storage.errors(_BLOB_TIMEOUT_S):
                 async for message in call:
                     blob += message.chunk
         except NotFound:
@@ -133,7 +132,6 @@ class LogStore:
                 self._failed(key, result)
         for result in results:
             if isinstance(result, _TEMPORARY):
-                self._storage.rotate()
                 raise result
 
     def _failed(self, key: LogKey, error: BaseException) -> None:
@@ -165,7 +163,7 @@ class LogStore:
                 _parts(key.tenant, sha256, flush.blob),
                 timeout_s=_BLOB_TIMEOUT_S,
             )
-            with rpc_errors("storage", _BLOB_TIMEOUT_S):
+            with self._storage.errors(_BLOB_TIMEOUT_S):
                 answer = await call
         ref = pb.TaskLogRef(
             tenant=key.tenant,
@@ -174,6 +172,7 @@ class LogStore:
             sha256=answer.sha256,
             size_bytes=answer.size_bytes,
             complete=flush.complete,
+            next_index=flush.next_index,
         )
         return flush, ref
 

@@ -195,6 +195,7 @@ def _bulletin(bulletin: Bulletin) -> pb.WatchFailuresResponse:
                 phi=posted.verdict.phi,
                 why=posted.verdict.why,
                 at_ms=posted.at_ms,
+                unheard=not posted.heard,
             )
             for posted in bulletin.posted
         ],

@@ -14,10 +14,14 @@ _HISTORY = 4096
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A verdict and the wall time at which it was reached."""
+    """A verdict and the wall time at which it was reached.
+
+    Not `heard`: the agent does not report here any more.
+    """
 
     verdict: Verdict
     at_ms: int
+    heard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class SuspicionBoard:
 
     def __init__(self) -> None:
         self._suspected: dict[AgentId, Posted] = {}
+        # Everybody else who reports here.
+        self._alive: dict[AgentId, Posted] = {}
         self._history: deque[Posted] = deque(maxlen=_HISTORY)
         self._position = 0
 
@@ -44,14 +50,25 @@ class SuspicionBoard:
     def position(self) -> int:
         return self._position
 
-    def post(self, verdict: Verdict, at_ms: int) -> None:
-        posted = Posted(verdict, at_ms)
+    def post(self, verdict: Verdict, at_ms: int, *, heard: bool = True) -> None:
+        """A verdict; not `heard`: the agent is forgotten here."""
+        posted = Posted(verdict, at_ms, heard)
+        self._suspected.pop(verdict.agent, None)
+        self._alive.pop(verdict.agent, None)
         if verdict.suspected:
             self._suspected[verdict.agent] = posted
-        else:
-            self._suspected.pop(verdict.agent, None)
+        elif heard:
+            self._alive[verdict.agent] = posted
         self._history.append(posted)
         self._position += 1
+
+    def hears(self, agent: AgentId, incarnation: int, at_ms: int) -> bool:
+        """A new stream of reports. False when that is known, or its silence is not forgiven yet."""
+        known = self._alive.get(agent)
+        if agent in self._suspected or (known and known.verdict.incarnation == incarnation):
+            return False
+        self.post(Verdict(agent, incarnation, False, 0.0, "it reports here"), at_ms)
+        return True
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -59,7 +76,7 @@ class SuspicionBoard:
         return {agent: posted.verdict.why for agent, posted in self._suspected.items()}
 
     def snapshot(self) -> Bulletin:
-        return Bulletin(tuple(self._suspected.values()), True, self._position)
+        return Bulletin((*self._suspected.values(), *self._alive.values()), True, self._position)
 
     def since(self, position: int) -> Bulletin:
         """The newest verdict of each agent judged after `position`."""

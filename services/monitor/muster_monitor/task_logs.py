@@ -38,6 +38,7 @@ class Flush:
     blob: bytes
     complete: bool
     position: int
+    next_index: int
 
 
 class TaskLogs:
@@ -122,7 +123,7 @@ class TaskLogs:
         log = self._dirty.get(key)
         if log is None or log.wants_older:
             return None
-        return Flush(key, log.blob(), log.complete, log.changed)
+        return Flush(key, log.blob(), log.complete, log.changed, log.next_index)
 
     def stored(self, flush: Flush, now_ms: int) -> None:
         """Storage holds this flush."""

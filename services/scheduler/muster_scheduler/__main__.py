@@ -25,6 +25,7 @@ from muster_scheduler import metrics
 from muster_scheduler.alarms import STORE_ROLLED_BACK
 from muster_scheduler.config import Config
 from muster_scheduler.core.generation import Found, Lost, RolledBack
+from muster_scheduler.core.witnesses import Witnesses
 from muster_scheduler.errors import StoreChanged, passes
 from muster_scheduler.leader import STORE_TIMEOUT_S, Leader
 from muster_scheduler.learner import Learner
@@ -52,8 +53,10 @@ class Scheduler:
         self.service = SchedulerService(version("muster-cluster"))
         self._storage = ServiceChannel(config.storage, secret=self._secret, what="storage")
         self._registry = ServiceChannel(config.registry, secret=self._secret, what="registry")
+        several = len(config.monitors) > 1
         self._monitors = [
-            ServiceChannel([m], secret=self._secret, what="monitor") for m in config.monitors
+            ServiceChannel([m], secret=self._secret, what="monitor", brisk=several)
+            for m in config.monitors
         ]
         self._warming = Warming()
         self._elected = asyncio.Event()
@@ -231,8 +234,10 @@ class Scheduler:
                     learner = Learner(leader, self._config.learn_every_s)
                     group.create_task(learner.run(), name="learner")
                 group.create_task(follow_registry(leader, self._registry), name="registry")
+                witnesses = Witnesses()
                 for monitor in self._monitors:
-                    group.create_task(follow_monitor(leader, monitor), name="monitor")
+                    following = follow_monitor(leader, monitor, witnesses)
+                    group.create_task(following, name="monitor")
         finally:
             self.service.leader = None
             alarms.publish_by(None)

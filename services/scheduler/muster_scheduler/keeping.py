@@ -24,7 +24,6 @@ from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import MusterError, TooLarge
 from muster.domain.ids import TenantId
 from muster.rpc.channels import ServiceChannel
-from muster.rpc.status import rpc_errors
 from muster_scheduler.learning.blob import MAX_BLOB_BYTES, CorruptModel, from_blob, to_blob
 from muster_scheduler.learning.evaluation import Evaluation
 from muster_scheduler.learning.model import RuntimeModel
@@ -190,7 +189,7 @@ class Archive:
             model.evaluation,
         )
         models = [stored, *self._models]
-        with rpc_errors("storage", _BLOB_TIMEOUT_S):
+        with self._storage.errors(_BLOB_TIMEOUT_S):
             await self._storage.stream(
                 _Data, "PutBlob", _parts(digest, blob), timeout_s=_BLOB_TIMEOUT_S
             )
@@ -217,7 +216,7 @@ class Archive:
         blob = bytearray()
         try:
             call = self._storage.stream(_Data, "GetBlob", request, timeout_s=_BLOB_TIMEOUT_S)
-            with rpc_errors("storage", _BLOB_TIMEOUT_S):
+            with self._storage.errors(_BLOB_TIMEOUT_S):
                 async for part in call:
                     blob += part.chunk
                     if len(blob) > MAX_BLOB_BYTES:

@@ -15,6 +15,7 @@ from muster.rpc.agent_watch import follow_agents
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.status import rpc_errors
 from muster_scheduler.core import agents
+from muster_scheduler.core.witnesses import Opinion, Witnesses, Word
 from muster_scheduler.leader import Leader
 
 _LOG = structlog.get_logger("muster.scheduler")
@@ -43,10 +44,9 @@ def _take(leader: Leader, message: registry_pb2.WatchAgentsResponse) -> None:
     leader.wake()
 
 
-async def follow_monitor(leader: Leader, monitor: ServiceChannel) -> None:
+async def follow_monitor(leader: Leader, monitor: ServiceChannel, witnesses: Witnesses) -> None:
     """Follows one monitor's suspicions until cancelled; they end when the monitor is gone."""
     failures = 0
-    suspected: set[AgentId] = set()
     while True:
         call = monitor.stream(
             monitor_pb2_grpc.MonitorServiceStub,
@@ -57,35 +57,31 @@ async def follow_monitor(leader: Leader, monitor: ServiceChannel) -> None:
             with rpc_errors("monitor"):
                 async for message in call:
                     failures = 0
-                    _suspect(leader, message, suspected)
+                    words = [_word(item) for item in message.suspicions]
+                    if message.snapshot:
+                        _believe(leader, witnesses.all_of(monitor.address, words))
+                    else:
+                        taken = (witnesses.takes(monitor.address, word) for word in words)
+                        _believe(leader, [opinion for opinion in taken if opinion is not None])
         except MusterError as error:
             if failures == 0:
                 _LOG.warning("a monitor does not answer", reason=str(error))
         finally:
             call.cancel()
-        now = leader.now()
-        for ident in suspected:
-            agents.suspicion(leader.state, ident, 0, False, 0.0, now)
-        suspected.clear()
-        leader.wake()
+        _believe(leader, witnesses.silent(monitor.address))
         failures += 1
         await asyncio.sleep(full_jitter(failures))
 
 
-def _suspect(
-    leader: Leader, message: monitor_pb2.WatchFailuresResponse, suspected: set[AgentId]
-) -> None:
+def _word(item: monitor_pb2.Suspicion) -> Word:
+    return Word(AgentId(item.agent), item.incarnation, item.suspected, not item.unheard, item.phi)
+
+
+def _believe(leader: Leader, opinions: list[Opinion]) -> None:
     now = leader.now()
-    if message.snapshot:
-        kept = {AgentId(s.agent) for s in message.suspicions if s.suspected}
-        for ident in suspected - kept:
-            agents.suspicion(leader.state, ident, 0, False, 0.0, now)
-        suspected &= kept
-    for item in message.suspicions:
-        ident = AgentId(item.agent)
-        agents.suspicion(leader.state, ident, item.incarnation, item.suspected, item.phi, now)
-        if item.suspected:
-            suspected.add(ident)
-        else:
-            suspected.discard(ident)
-    leader.wake()
+    for opinion in opinions:
+        agents.suspicion(
+            leader.state, opinion.agent, opinion.incarnation, opinion.suspected, opinion.phi, now
+        )
+    if opinions:
+        leader.wake()

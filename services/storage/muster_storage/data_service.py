@@ -23,6 +23,8 @@ MAX_KEY_CHARS = 512
 MAX_CONTENT_TYPE_CHARS = 255
 DEFAULT_KEYS, MAX_KEYS = 100, 1_000
 MAX_LOG_REFS = 1_000
+# An agent ends a log at 1 MiB.
+_MAX_LOG_LINES = 2**31
 
 
 class DataService(storage_pb2_grpc.DataServiceServicer):
@@ -130,9 +132,12 @@ class DataService(storage_pb2_grpc.DataServiceServicer):
             check_sha256("logs.sha256", log.sha256)
             if log.attempt < 0:
                 raise InvalidInput("logs.attempt", log.attempt, "0 or more")
-            refs.append(
-                LogRef(log.tenant, log.task_id, log.attempt, log.sha256, log.SerializeToString())
-            )
+            if not 0 <= log.next_index <= _MAX_LOG_LINES:
+                raise InvalidInput("logs.next_index", log.next_index, f"0 to {_MAX_LOG_LINES}")
+            record = log.SerializeToString()
+            # The same lines again, and the knowledge that they are all, is more.
+            rank = 2 * log.next_index + log.complete
+            refs.append(LogRef(log.tenant, log.task_id, log.attempt, log.sha256, record, rank))
         await self._store.blobs.set_logs(refs)
         return pb.SetTaskLogsResponse()
 

@@ -220,8 +220,11 @@ class MemoryBlobs:
                 continue
             taken += 1
             of_task = memory.logs.setdefault((log.tenant, log.task_id), {})
-            before, _ = of_task.get(log.attempt, ("", b""))
-            of_task[log.attempt] = (log.sha256, log.record)
+            before, _, rank = of_task.get(log.attempt, ("", b"", 0))
+            if log.rank < rank:
+                taken -= 1
+                continue
+            of_task[log.attempt] = (log.sha256, log.record, log.rank)
             if before != log.sha256:
                 holder = f"l:{log.task_id}:{log.attempt}"
                 if before:

@@ -93,7 +93,7 @@ class Memory:
     blobs: dict[tuple[str, str], HeldBlob] = field(default_factory=dict)
     holders: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     dying: dict[tuple[str, str], int] = field(default_factory=dict)
-    logs: dict[tuple[str, str], dict[int, tuple[str, bytes]]] = field(default_factory=dict)
+    logs: dict[tuple[str, str], dict[int, tuple[str, bytes, int]]] = field(default_factory=dict)
 
     def task(self, tenant: str, ident: str) -> _Task | None:
         return self.tasks.get(tenant, {}).get(ident)
@@ -281,7 +281,7 @@ class MemoryTasks:
                 continue
             if task.output_blob:
                 memory.release(tenant, task.output_blob, f"o:{ident}")
-            for attempt, (sha256, _) in memory.logs.pop((tenant, ident), {}).items():
+            for attempt, (sha256, *_) in memory.logs.pop((tenant, ident), {}).items():
                 memory.release(tenant, sha256, f"l:{ident}:{attempt}")
             del memory.tasks[tenant][ident]
             del memory.ended[tenant, ident]

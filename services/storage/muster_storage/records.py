@@ -222,13 +222,17 @@ class DeleteVerdict(NamedTuple):
 
 
 class LogRef(NamedTuple):
-    """`record` is the TaskLogRef of the attempt."""
+    """`record` is the TaskLogRef of the attempt.
+
+    `rank` grows with what is in the log: a log of a lower rank replaces none of a higher one.
+    """
 
     tenant: str
     task_id: str
     attempt: int
     sha256: str
     record: bytes
+    rank: int = 0
 
 
 class Drop(IntEnum):

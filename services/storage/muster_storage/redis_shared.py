@@ -199,7 +199,7 @@ class RedisBlobs:
 
     async def logs(self, tenant: str, task_id: str) -> list[bytes]:
         flat = await self._link.call("HGETALL", f"{KEY_PREFIX}{tenant}:l:{task_id}")
-        # "3" holds the record of attempt 3, "3:b" the name of its blob.
+        # "3" holds the record of attempt 3, "3:b" the name of its blob, "3:r" its rank.
         found = {int(f): v for f, v in zip(flat[::2], flat[1::2], strict=True) if f.isdigit()}
         return [found[attempt] for attempt in sorted(found)]
 

@@ -14,7 +14,6 @@ from muster.api.v1.storage_pb2_grpc import DataServiceStub
 from muster.domain.errors import DeadlineExceeded, Overloaded, Unavailable
 from muster.domain.ids import TenantId
 from muster.rpc.channels import full_jitter
-from muster.rpc.status import rpc_errors
 
 _CHUNK_BYTES: Final = 256 * 1024
 # 64 MiB over a slow link; a stalled transfer is begun again.
@@ -49,7 +48,7 @@ class BlobFiles:
                     yield pb.PutBlobRequest(chunk=chunk)
 
         channel = self._peers.storage()
-        with rpc_errors("storage", _TRANSFER_S):
+        with channel.errors(_TRANSFER_S):
             answer: pb.PutBlobResponse = await channel.stream(
                 DataServiceStub, "PutBlob", parts(), timeout_s=_TRANSFER_S
             )
@@ -62,7 +61,7 @@ class BlobFiles:
         """Writes the blob to `path`; raises NotFound."""
         channel = self._peers.storage()
         request = pb.GetBlobRequest(tenant=tenant, sha256=sha256)
-        with open(path, "wb") as out, rpc_errors("storage", _TRANSFER_S):  # noqa: ASYNC230
+        with open(path, "wb") as out, channel.errors(_TRANSFER_S):  # noqa: ASYNC230
             stream = channel.stream(DataServiceStub, "GetBlob", request, timeout_s=_TRANSFER_S)
             async for part in stream:
                 out.write(part.chunk)

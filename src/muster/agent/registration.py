@@ -79,7 +79,8 @@ class RegistryLink:
         journal: Journal,
         on_registered: Callable[[int], None],
     ) -> None:
-        self._channel = ServiceChannel(addresses, secret=secret, what="the registry")
+        # Every beat is timed here: no ping is needed beside it.
+        self._channel = ServiceChannel(addresses, secret=secret, what="the registry", brisk=False)
         self._spec, self._key, self._peers = spec, key, peers
         self._journal, self._on_registered = journal, on_registered
         self.incarnation = 0
@@ -96,6 +97,7 @@ class RegistryLink:
         """Tries until it is done. Raises ConfigurationError when trying again cannot help."""
         attempt = 0
         while True:
+            address = self._channel.address
             try:
                 await self._register_once()
             except (Unavailable, DeadlineExceeded) as error:
@@ -113,7 +115,7 @@ class RegistryLink:
                 self._journal.error("the registry failed", why=str(error))
             else:
                 return
-            self._channel.rotate()
+            self._channel.turn_from(address)
             # While a cluster comes up everything is there within seconds: no long pauses yet.
             last_s = _LAST_PAUSE_S if attempt > _EAGER_ATTEMPTS else _FIRST_PAUSE_S
             await asyncio.sleep(full_jitter(attempt, _FIRST_PAUSE_S, last_s) + _LEAST_PAUSE_S)
@@ -141,12 +143,13 @@ class RegistryLink:
         await self._pause(random.random() * self._interval_s)  # noqa: S311
         failures = 0
         while True:
+            address = self._channel.address
             try:
                 await self._beat_on_one_stream()
             except (Unavailable, DeadlineExceeded) as error:
                 if failures == 0:
                     self._journal.warning("the registry was lost", why=str(error))
-                self._channel.rotate()
+                self._channel.turn_from(address)
                 await asyncio.sleep(full_jitter(failures, _FIRST_PAUSE_S, _LAST_PAUSE_S))
                 failures += 1
             else:

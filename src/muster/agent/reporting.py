@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +27,9 @@ _WRITE_S: Final = 5.0
 # Lines of this time share a report; a task that prints slowly would else make one per line.
 _GATHER_S: Final = 0.05
 _LEAVING_S: Final = 2.0
+_MOVING_S: Final = 1.0
+# Away from the monitor that it belongs to; about as long, so that not all come back at once.
+_AWAY_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 2.0
 
@@ -57,7 +62,8 @@ class MonitorLink:
         self._wake = asyncio.Event()
         self._seq = 0
         self._next_figures_ms = 0
-        self._leaving = self._said_goodbye = False
+        self._leaving = self._said_goodbye = self._moving = False
+        self._away_over_ms = math.inf
         self._left = asyncio.Event()
 
     def wake(self) -> None:
@@ -73,10 +79,16 @@ class MonitorLink:
                 await asyncio.sleep(0.2)
                 continue
             address = preferred_monitor(self._agent, monitors, failures)
-            channel = ServiceChannel((address,), secret=self._secret, what="the monitor")
+            channel = ServiceChannel(
+                (address,), secret=self._secret, what="the monitor", brisk=len(monitors) > 1
+            )
             began_ms = boot_ms()
+            # Where it does not belong it stays for a while; each its own while.
+            at_home = address == preferred_monitor(self._agent, monitors, 0)
+            away_s = math.inf if at_home else _AWAY_S * random.uniform(0.5, 1.5)  # noqa: S311
             try:
-                await self._report(channel)
+                await self._report(channel, began_ms + away_s * 1000)
+                failures = 0
             except MusterError as error:
                 self._logs.lost()
                 if failures == 0:
@@ -86,7 +98,9 @@ class MonitorLink:
             finally:
                 await channel.close()
 
-    async def _report(self, channel: ServiceChannel) -> None:
+    async def _report(self, channel: ServiceChannel, until_ms: float) -> None:
+        """Until `leave`, or until all is said at `until_ms`; raises when the monitor is lost."""
+        self._away_over_ms = until_ms
         stream: Any = channel.stream(MonitorServiceStub, "Report")
         reader = asyncio.create_task(self._read(stream), name="monitor answers")
         # When the answers end, so does the stream, and with it the next write.
@@ -95,6 +109,12 @@ class MonitorLink:
             with rpc_errors("the monitor"):
                 while not self._left.is_set():
                     await self._say(stream)
+                    if self._moving:
+                        await stream.done_writing()
+                        await asyncio.wait((reader,), timeout=_MOVING_S)
+                        # What is not confirmed is sent again, to the other one.
+                        self._logs.lost()
+                        return
                     await self._pause()
         except (asyncio.CancelledError, asyncio.InvalidStateError):
             this = asyncio.current_task()
@@ -124,8 +144,10 @@ class MonitorLink:
             request.metrics.update(self._sample())
             self._next_figures_ms = now_ms + _INTERVAL_MS
         add_logs(request, self._logs.take(self._seq))
-        request.leaving = self._leaving and not self._logs.has_pending
-        self._said_goodbye = request.leaving
+        self._moving = not self._leaving and now_ms >= self._away_over_ms
+        self._said_goodbye = self._leaving and not self._logs.has_pending
+        # To this monitor both are a farewell: the silence that follows is no failure.
+        request.leaving = self._moving or self._said_goodbye
         try:
             async with asyncio.timeout(_WRITE_S):
                 await stream.write(request)

@@ -106,9 +106,9 @@ def env(ctx: typer.Context, as_json: AsJson = False) -> None:
     session: Session = ctx.obj
     target = session.target
     if as_json:
-        session.print_json({"url": target.url, "api_key": target.api_key})
+        session.print_json({"url": target.url, "api_key": target.api_key, "urls": target.urls})
     else:
-        print(f"export MUSTER_URL={quote(target.url)}")
+        print(f"export MUSTER_URL={quote(','.join(target.urls))}")
         print(f"export MUSTER_API_KEY={quote(target.api_key)}")
 
 

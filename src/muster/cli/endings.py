@@ -14,7 +14,6 @@ from muster.cli.show import reason, result_text
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "DEAD"})
 # Of one long-poll; then it is asked again. After the first one a person wants to know why.
 _FIRST_WAIT = "2s"
-_WAIT = "60s"
 
 
 def await_end(session: Session, ident: str, *, only_result: bool = False) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def await_end(session: Session, ident: str, *, only_result: bool = False) -> dic
         )
         if found["state"] in ENDED:
             return found
-        wait = _WAIT
+        wait = session.rest.long_poll
         if found["state"] == "PENDING":
             why = reason(session.rest.get(task) if only_result else found)
             if why and why != said:

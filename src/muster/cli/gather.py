@@ -10,7 +10,6 @@ from muster.cli.rest import BrokenStream, Rest
 
 # What one request of the gateway takes.
 _MAX_IDS = 10_000
-_WAIT = "60s"
 # A stream that breaks again and again without one result between is no bad luck any more.
 _MAX_BREAKS = 20
 _PAUSE_S = 0.3
@@ -28,7 +27,7 @@ def endings(rest: Rest, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         ended: set[str] = set()
         try:
             # While others wait their turn, these are looked at only for a moment.
-            wait = _WAIT if len(waiting) <= _MAX_IDS else "1s"
+            wait = rest.long_poll if len(waiting) <= _MAX_IDS else "1s"
             for ending in _ask(rest, asked, wait):
                 ended.add(ending["id"])
                 yield ending

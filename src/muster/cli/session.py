@@ -40,7 +40,7 @@ class Session:
 
             target = self._target()
             self._rest = Rest(
-                target.url,
+                target.urls,
                 target.api_key,
                 transport=self._transport,
                 gone=lambda: _why_gone(target),
@@ -49,7 +49,7 @@ class Session:
 
     @property
     def target(self) -> Profile:
-        """The cluster's URL and key. Raises Failure when none is known."""
+        """The cluster's URLs and key. Raises Failure when none is known."""
         return self._target()
 
     def close(self) -> None:

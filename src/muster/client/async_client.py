@@ -15,6 +15,7 @@ import httpx
 
 from muster.client import calls, following, gathering, shared
 from muster.client.exchange import Broken, Close, Emit, Op, Pause, Read, Reply, Send, Step
+from muster.client.gateways import Gateways
 from muster.client.models import (
     Agent,
     Cluster,
@@ -36,7 +37,9 @@ from muster.client.transport import (
     broken,
     headers_of,
     http_options,
+    is_absence,
     settings_for,
+    target_of,
     timeout_of,
 )
 from muster.skill import KvEntry
@@ -61,8 +64,10 @@ class AsyncClient:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """As `Client`."""
-        self._settings = settings_for(timeout, retry_for)
-        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, environ))
+        target = target_of(url, api_key, environ)
+        self._gateways = Gateways(target.urls)
+        self._settings = settings_for(timeout, retry_for, self._gateways)
+        self._http = httpx.AsyncClient(transport=transport, **http_options(target))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -393,10 +398,15 @@ class AsyncClient:
             await stream.close()
 
     async def _perform(self, step: Step, stream: _Stream) -> Any:
-        if isinstance(step, Send):
-            return await self._send(step, stream)
-        if isinstance(step, Read):
-            return await stream.read()
+        if isinstance(step, Send | Read):
+            if isinstance(step, Send):
+                stream.gateway = self._gateways.url
+                answer: Reply | Broken | bytes | None = await self._send(step, stream)
+            else:
+                answer = await stream.read()
+            if is_absence(answer):
+                self._gateways.turn_from(stream.gateway)
+            return answer
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
         else:
@@ -408,7 +418,7 @@ class AsyncClient:
         content = step.request.content
         try:
             request = self._http.build_request(
-                **arguments_of(step.request),
+                **arguments_of(step.request, stream.gateway),
                 content=_pieces(content) if isinstance(content, Path) else content,
                 timeout=timeout_of(step),
             )
@@ -430,9 +440,10 @@ class AsyncClient:
 
 
 class _Stream:
-    """The one answer of a call that is read piece by piece."""
+    """The one answer of a call that is read piece by piece, and the gateway that was asked last."""
 
     def __init__(self) -> None:
+        self.gateway = ""
         self._response: httpx.Response | None = None
         self._pieces: AsyncIterator[bytes] | None = None
 

@@ -37,8 +37,6 @@ from muster.client.task_bodies import (
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import parse_idempotency_key
 
-# Of one long-poll; proxies cut longer silences. Then it is asked again.
-LONG_POLL_S: Final = 30.0
 # How much longer than a long-poll its answer may take.
 GRACE_S: Final = 15.0
 _JSON: Final = "application/json"
@@ -129,7 +127,7 @@ def result(settings: Settings, ident: str, timeout_s: float | None, returns: Any
 def awaited(settings: Settings, ident: str, deadline: Deadline, returns: Any) -> Op[Any]:
     """As `result`, within a deadline that runs already."""
     while True:
-        ended = yield from read_result(settings, ident, LONG_POLL_S, deadline)
+        ended = yield from read_result(settings, ident, settings.long_poll_s, deadline)
         if ended is not None:
             return value_of(ended, returns)
 
@@ -162,7 +160,7 @@ def read_result(
     request = Request("GET", task_path(ident, "/result"), {"wait": as_wait(wait_s)})
     # The gateway's answer to a wait that ends with the deadline is still worth having.
     late = Deadline(deadline.what, deadline.seconds, deadline.ends_s + GRACE_S, deadline.clock)
-    reply = yield from exchange(settings, request, late, quiet_s=wait_s + GRACE_S)
+    reply = yield from exchange(settings, request, late, quiet_s=wait_s + GRACE_S, due_s=wait_s)
     return None if reply.status == 202 else decoded(reply, Result)
 
 
@@ -190,7 +188,7 @@ def task(
         params["wait"] = as_wait(wait_s)
     request = Request("GET", task_path(ident), params)
     deadline = settings.deadline(f"reading task {ident}", timeout_s + wait_s)
-    reply = yield from exchange(settings, request, deadline, quiet_s=wait_s + GRACE_S)
+    reply = yield from exchange(settings, request, deadline, quiet_s=wait_s + GRACE_S, due_s=wait_s)
     return decoded(reply, Task)
 
 

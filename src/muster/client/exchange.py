@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from muster.client.errors import DeadlinePassed, Unreachable, Unreadable, refusal
+from muster.client.gateways import PASSING, patience_s
 
 T = TypeVar("T")
 
@@ -23,8 +24,10 @@ _FIRST_DELAY_S: Final = 0.1
 _MAX_DELAY_S: Final = 3.0
 # An ordinary request: the slowest answer, an overload of storage, comes within 30 s.
 ANSWER_S: Final = 60.0
-# A gateway that answers so may take the same request later.
-_PASSING: Final = frozenset({502, 503, 504})
+# Of one long-poll; proxies cut longer silences. Then it is asked again.
+_LONG_POLL_S: Final = 30.0
+# Where there are several gateways: until one that has stopped is noticed.
+_SHARED_POLL_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,22 @@ Op: TypeAlias = Generator[Step, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What all calls of a client share. Seconds; `random` gives 0 to 1."""
+    """What all calls of a client share. Seconds; `random` gives 0 to 1.
+
+    `gateways`: how many there are to speak to.
+    """
 
     timeout_s: float
     retry_for_s: float
     clock: Callable[[], float]
     random: Callable[[], float]
     new_key: Callable[[], str]
+    gateways: int = 1
+
+    @property
+    def long_poll_s(self) -> float:
+        """How long one request waits for what may take long."""
+        return _LONG_POLL_S if self.gateways == 1 else _SHARED_POLL_S
 
     def deadline(self, what: str, timeout_s: float | None) -> Deadline:
         """Begins now; None = without end."""
@@ -141,6 +153,7 @@ def exchange(
     deadline: Deadline,
     *,
     quiet_s: float = ANSWER_S,
+    due_s: float = 0.0,
     stream: bool = False,
 ) -> Op[Reply]:
     """The answer to a request, which is repeated where that is safe and promises anything.
@@ -148,19 +161,24 @@ def exchange(
     Repeated: what has not arrived, and 429; if `repeatable` also what may have arrived, and 502
     to 504. Nothing else. The pause is what Retry-After names plus full jitter; repetitions end
     after `settings.retry_for_s`, or at the deadline.
+
+    `quiet_s` bounds the silence of the answer; where there are other gateways and it may be
+    repeated, it is sent to the next one soon after it was due.
     """
     give_up_s = min(settings.clock() + settings.retry_for_s, deadline.ends_s)
     tries = 0
     while True:
         left_s = deadline.left_s()
-        answer = yield Send(request, min(quiet_s, left_s), deadline.ends_s, stream)
+        others = settings.gateways if request.repeatable else 1
+        silence_s = patience_s(others, quiet_s, due_s, tries)
+        answer = yield Send(request, min(silence_s, left_s), deadline.ends_s, stream)
         pause_s = 0.0
         error: Exception
         if isinstance(answer, Reply):
             if answer.status < 400:
                 return answer
             refused = refusal(answer.status, answer.headers, answer.body)
-            again = answer.status == 429 or (answer.status in _PASSING and request.repeatable)
+            again = answer.status == 429 or (answer.status in PASSING and request.repeatable)
             error, pause_s = refused, refused.retry_after_s
         else:
             assert isinstance(answer, Broken)

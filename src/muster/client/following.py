@@ -26,8 +26,9 @@ from muster.client.sse import EventReader, SentEvent
 
 M = TypeVar("M")
 
-# The gateway sends a comment every 15 s; a stream that is silent for longer is dead.
+# The gateway sends a comment every 5 s; a stream that is silent for long is dead.
 _SILENCE_S: Final = 50.0
+_DUE_S: Final = 5.0
 # Breaks without an event between them.
 _MAX_BREAKS: Final = 20
 # After so many in a row the events since the last one are given up: they are kept no more.
@@ -51,7 +52,9 @@ def follow(
         if last_id:
             headers["Last-Event-ID"] = last_id
         request = Request("GET", path, params, headers)
-        yield from exchange(settings, request, deadline, quiet_s=_SILENCE_S, stream=True)
+        yield from exchange(
+            settings, request, deadline, quiet_s=_SILENCE_S, due_s=_DUE_S, stream=True
+        )
         reader, why = EventReader(), "the events ended early"
         while True:
             piece = yield Read()

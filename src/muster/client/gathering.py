@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from muster.client.calls import GRACE_S, LONG_POLL_S, submit_batch, value_of
+from muster.client.calls import GRACE_S, submit_batch, value_of
 from muster.client.errors import ClientError, Unreachable, Unreadable
 from muster.client.exchange import (
     Broken,
@@ -79,7 +79,7 @@ def gather(
     while waiting:
         asked = set(islice(waiting, MAX_BATCH_TASKS))
         alone = len(asked) == len(waiting) and not more_to_come()
-        wait_s = min(LONG_POLL_S if alone else _SHORT_POLL_S, deadline.left_s())
+        wait_s = min(settings.long_poll_s if alone else _SHORT_POLL_S, deadline.left_s())
         request = Request(
             "POST",
             "/v1/results",
@@ -87,7 +87,7 @@ def gather(
             content=_ENCODE({"ids": list(asked), "wait": as_wait(wait_s)}),
         )
         quiet_s = wait_s + GRACE_S
-        yield from exchange(settings, request, deadline, quiet_s=quiet_s, stream=True)
+        yield from exchange(settings, request, deadline, quiet_s=quiet_s, due_s=wait_s, stream=True)
         lines = LineSplitter()
         why = "the results ended early"
         while True:

@@ -18,6 +18,8 @@ from muster.skill import KvEntry
 _JSON, _BYTES = "application/json", "application/octet-stream"
 # A transfer may be large, but not silent.
 _TRANSFER_QUIET_S: Final = 60.0
+# To write a gigabyte to disk, as the last step, takes a while.
+_TRANSFER_DUE_S: Final = 15.0
 
 
 class _Stored(msgspec.Struct):
@@ -97,7 +99,9 @@ def blob_put(settings: Settings, content: bytes | Path, timeout_s: float) -> Op[
     headers = {"Content-Type": _BYTES}
     request = Request("POST", "/v1/blobs", params, headers, content)
     deadline = settings.deadline("storing a blob", timeout_s)
-    reply = yield from exchange(settings, request, deadline, quiet_s=_TRANSFER_QUIET_S)
+    reply = yield from exchange(
+        settings, request, deadline, quiet_s=_TRANSFER_QUIET_S, due_s=_TRANSFER_DUE_S
+    )
     return decoded(reply, _Stored).sha256
 
 
@@ -112,7 +116,9 @@ def blob_get(settings: Settings, sha256: str, timeout_s: float) -> Op[bytes]:
     """The content, checked against its name. What breaks off is fetched anew."""
     deadline = settings.deadline(f"fetching blob {sha256}", timeout_s)
     request = Request("GET", f"/v1/blobs/{segment(sha256)}")
-    reply = yield from exchange(settings, request, deadline, quiet_s=_TRANSFER_QUIET_S)
+    reply = yield from exchange(
+        settings, request, deadline, quiet_s=_TRANSFER_QUIET_S, due_s=_TRANSFER_DUE_S
+    )
     if hashlib.sha256(reply.body).hexdigest() != sha256:
         raise Unreadable(f"what came as blob {sha256} has another SHA-256")
     return reply.body

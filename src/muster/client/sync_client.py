@@ -12,6 +12,7 @@ import httpx
 
 from muster.client import calls, following, gathering, shared
 from muster.client.exchange import Broken, Close, Emit, Op, Pause, Read, Reply, Send, Step
+from muster.client.gateways import Gateways
 from muster.client.models import (
     Agent,
     Cluster,
@@ -33,7 +34,9 @@ from muster.client.transport import (
     broken,
     headers_of,
     http_options,
+    is_absence,
     settings_for,
+    target_of,
     timeout_of,
 )
 from muster.skill import KvEntry
@@ -62,8 +65,10 @@ class Client:
 
         Raises NoCluster when none is known.
         """
-        self._settings = settings_for(timeout, retry_for)
-        self._http = httpx.Client(transport=transport, **http_options(url, api_key, environ))
+        target = target_of(url, api_key, environ)
+        self._gateways = Gateways(target.urls)
+        self._settings = settings_for(timeout, retry_for, self._gateways)
+        self._http = httpx.Client(transport=transport, **http_options(target))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -417,10 +422,15 @@ class Client:
                 bar.close()
 
     def _perform(self, step: Step, stream: _Stream) -> Any:
-        if isinstance(step, Send):
-            return self._send(step, stream)
-        if isinstance(step, Read):
-            return stream.read()
+        if isinstance(step, Send | Read):
+            if isinstance(step, Send):
+                stream.gateway = self._gateways.url
+                answer: Reply | Broken | bytes | None = self._send(step, stream)
+            else:
+                answer = stream.read()
+            if is_absence(answer):
+                self._gateways.turn_from(stream.gateway)
+            return answer
         if isinstance(step, Pause):
             time.sleep(step.seconds)
         else:
@@ -432,7 +442,7 @@ class Client:
         content = step.request.content
         try:
             request = self._http.build_request(
-                **arguments_of(step.request),
+                **arguments_of(step.request, stream.gateway),
                 content=_pieces(content) if isinstance(content, Path) else content,
                 timeout=timeout_of(step),
             )
@@ -454,9 +464,10 @@ class Client:
 
 
 class _Stream:
-    """The one answer of a call that is read piece by piece."""
+    """The one answer of a call that is read piece by piece, and the gateway that was asked last."""
 
     def __init__(self) -> None:
+        self.gateway = ""
         self._response: httpx.Response | None = None
         self._pieces: Iterator[bytes] = iter(())
 

@@ -15,9 +15,10 @@ _API_KEY = re.compile(r"[\x21-\x7e]+")
 
 
 def find_target(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> Profile:
-    """The URL and key to use; raises NoCluster.
+    """The URLs and the key to use; raises NoCluster.
 
-    The profile's key is never sent to another URL than the profile's own.
+    A URL may be several, separated by commas: the gateways of one cluster. The profile's key is
+    never sent to another URL than the profile's own.
     """
     url = url or environ.get("MUSTER_URL")
     api_key = api_key or environ.get("MUSTER_API_KEY")
@@ -35,17 +36,25 @@ def find_target(url: str | None, api_key: str | None, environ: Mapping[str, str]
                 "`muster up`, or set MUSTER_URL and MUSTER_API_KEY",
                 missing=True,
             )
-        if url and url.rstrip("/") != profile.url.rstrip("/"):
+        known = {one.rstrip("/") for one in profile.urls}
+        if url and not known.issuperset(one.rstrip("/") for one in _several(url)):
             raise NoCluster("MUSTER_API_KEY is not set, and the profile's key is for another URL")
-        url, state_dir = profile.url, profile.state_dir
+        urls, state_dir = _several(url) if url else profile.urls, profile.state_dir
         api_key = api_key or profile.api_key
     else:
-        state_dir = ""
-    _check(url, api_key)
-    return Profile(url, api_key, state_dir)
+        urls, state_dir = _several(url), ""
+    for one in urls:
+        _check_url(one)
+    if not _API_KEY.fullmatch(api_key):
+        raise NoCluster("the API key is not accepted; it is made of visible ASCII characters")
+    return Profile(urls[0], api_key, state_dir, urls[1:])
 
 
-def _check(url: str, api_key: str) -> None:
+def _several(url: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in url.split(",") if part.strip()) or (url,)
+
+
+def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -54,5 +63,3 @@ def _check(url: str, api_key: str) -> None:
         good = False
     if not good:
         raise NoCluster(f"the cluster's URL {url!r} is not accepted; it reads http://HOST:PORT")
-    if not _API_KEY.fullmatch(api_key):
-        raise NoCluster("the API key is not accepted; it is made of visible ASCII characters")

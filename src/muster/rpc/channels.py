@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import grpc
 
-from muster.domain.errors import Unavailable
+from muster.domain.errors import DeadlineExceeded, Unavailable
 from muster.rpc.call_stream import CallStream
 from muster.rpc.clock import boot_s
-from muster.rpc.status import from_rpc_error
+from muster.rpc.status import from_rpc_error, rpc_errors
 
 SECRET_KEY = "x-muster-secret"  # noqa: S105  the name of a metadata key
 # A batch of 500 tasks with inputs of 16 KiB fits twice.
@@ -47,7 +48,24 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+# Where there is another address to turn to: a peer that is stopped, or cut off, is given up 1 + 2 s
+# after its last word while a call is open. The peer's transport answers the pings: a service whose
+# own work takes long is not taken for dead.
+_BRISK = {
+    "grpc.keepalive_time_ms": 1_000,
+    "grpc.keepalive_timeout_ms": 2_000,
+    "grpc.keepalive_permit_without_calls": 0,
+}
+BRISK_OPTIONS: tuple[tuple[str, Any], ...] = tuple((dict(CHANNEL_OPTIONS) | _BRISK).items())
+# Of a call that may be repeated elsewhere, no try gets less than this, however little is left.
+_LEAST_TRY_S = 1.0
+
 S = TypeVar("S")
+
+
+def _is_absence(failure: Unavailable | DeadlineExceeded) -> bool:
+    """False for an answer that says more than that, such as NotLeader."""
+    return type(failure) in (Unavailable, DeadlineExceeded)
 
 
 def full_jitter(
@@ -58,12 +76,20 @@ def full_jitter(
 
 
 class ServiceChannel:
-    """One service at one or more addresses; speaks to one of them until it fails."""
+    """One service at one or more addresses; speaks to one of them until it fails.
 
-    def __init__(self, addresses: Sequence[str], *, secret: str, what: str) -> None:
+    `brisk`: a silent peer is given up within 3 s; by default where there is more than one address.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], *, secret: str, what: str, brisk: bool | None = None
+    ) -> None:
         assert addresses, f"no address of {what}"
         self.addresses = tuple(addresses)
         self.what = what
+        self._options = CHANNEL_OPTIONS
+        if len(self.addresses) > 1 if brisk is None else brisk:
+            self._options = BRISK_OPTIONS
         self._metadata = ((SECRET_KEY, secret),)
         self._index = 0
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -79,6 +105,24 @@ class ServiceChannel:
     def rotate(self) -> None:
         """Turns to the next address."""
         self._index = (self._index + 1) % len(self.addresses)
+
+    def turn_from(self, address: str) -> None:
+        """Turns to the next address, unless another call that failed there too has done so."""
+        if self.address == address:
+            self.rotate()
+
+    @contextmanager
+    def errors(self, timeout_s: float = 0.0) -> Iterator[None]:
+        """Around the use of a `stream`: its errors as MusterErrors; turns away from an address
+        that is not available or too slow."""
+        address = self.address
+        try:
+            with rpc_errors(self.what, timeout_s):
+                yield
+        except (Unavailable, DeadlineExceeded) as failure:
+            if _is_absence(failure):
+                self.turn_from(address)
+            raise
 
     def prefer(self, address: str) -> None:
         """Turns to this address, adding it when it is new."""
@@ -97,7 +141,7 @@ class ServiceChannel:
     def _channel(self) -> grpc.aio.Channel:
         channel = self._channels.get(self.address)
         if channel is None:
-            channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+            channel = grpc.aio.insecure_channel(self.address, options=self._options)
             self._channels[self.address] = channel
         return channel
 
@@ -125,24 +169,28 @@ class ServiceChannel:
     ) -> Any:
         """One unary call with its deadline; raises MusterErrors.
 
-        With `retry` (only for calls that may be repeated) Unavailable is met by turning to the
-        next address and repeating with full jitter, all within `timeout_s`. `streamed` calls go
-        over one stream, at half the cost (ADR 0014): for the calls on the way of every task. They
-        should be alike in size, because a message waits for those before it.
+        After Unavailable and DeadlineExceeded the next call goes to the next address. With
+        `retry` (only for calls that may be repeated) this one does too, with full jitter, all
+        within `timeout_s`; where there are several addresses, a try gets half of what is left.
+        `streamed` calls go over one stream, at half the cost (ADR 0014): for the calls on the way
+        of every task. They should be alike in size, because a message waits for those before it.
         """
         deadline_s = boot_s() + timeout_s
         attempt = 0
         while True:
-            left_s = deadline_s - boot_s()
+            address = self.address
+            try_s = left_s = max(deadline_s - boot_s(), 0.001)
+            if retry and len(self.addresses) > 1:
+                try_s = min(left_s, max(left_s / 2, _LEAST_TRY_S))
             try:
-                return await self._once(stub_class, method, request, max(left_s, 0.001), streamed)
-            except Unavailable as failure:
-                if not retry or type(failure) is not Unavailable:
+                return await self._once(stub_class, method, request, try_s, streamed)
+            except (Unavailable, DeadlineExceeded) as failure:
+                if not _is_absence(failure):
                     raise
+                self.turn_from(address)
                 pause_s = full_jitter(attempt)
-                if pause_s >= deadline_s - boot_s():
+                if not retry or pause_s >= deadline_s - boot_s():
                     raise
-            self.rotate()
             attempt += 1
             await asyncio.sleep(pause_s)
 
@@ -173,7 +221,7 @@ class ServiceChannel:
     ) -> Any:
         """A streaming call at the present address, as grpc.aio gives it.
 
-        Wrap its use in `rpc_errors(...)`. The caller sees to liveness by messages of its own.
+        Wrap its use in `errors(...)`. The caller sees to liveness by messages of its own.
         """
         bound = getattr(self.stub(stub_class), method)
         if request is None:

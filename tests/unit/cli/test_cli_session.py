@@ -174,4 +174,5 @@ def test_env_is_what_a_shell_needs(
     assert lines == ["export MUSTER_URL=http://127.0.0.1:7", "export MUSTER_API_KEY=mst_p_q"]
     assert run(["env", "--json"], environ) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"url": "http://127.0.0.1:7", "api_key": "mst_p_q"}
+    url = "http://127.0.0.1:7"
+    assert told == {"url": url, "api_key": "mst_p_q", "urls": [url]}

@@ -37,7 +37,9 @@ class World:
     pauses: list[float] = field(default_factory=list)
     emitted: list[Any] = field(default_factory=list)
 
-    def settings(self, timeout_s: float = 30.0, retry_for_s: float = 30.0) -> Settings:
+    def settings(
+        self, timeout_s: float = 30.0, retry_for_s: float = 30.0, gateways: int = 1
+    ) -> Settings:
         numbers = itertools.count(1)
         return Settings(
             timeout_s,
@@ -45,6 +47,7 @@ class World:
             lambda: self.now_s,
             lambda: self.chance,
             lambda: f"key-{next(numbers)}",
+            gateways,
         )
 
     def run(self, op: Op[Any]) -> Any:

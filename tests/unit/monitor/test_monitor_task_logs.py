@@ -223,6 +223,20 @@ def test_after_a_restart_the_older_part_is_read_first() -> None:
     assert decode_all(flush(after, KEY, NOW)) == lines(0, 1, 2, 3, 4)
 
 
+def test_lines_that_went_to_another_monitor_meanwhile_are_read_before_the_next_flush() -> None:
+    here = TaskLogs()
+    here.append(KEY, lines(0, 1), NOW)
+    flush(here, KEY, NOW)
+    elsewhere = TaskLogs()
+    elsewhere.append(KEY, lines(0, 1, 2, 3), NOW)
+    stored = flush(elsewhere, KEY, NOW)
+    # The agent has come back.
+    here.append(KEY, lines(4, 5), NOW)
+    assert here.flush_of(KEY) is None
+    here.merge_older(KEY, decode_all(stored))
+    assert decode_all(flush(here, KEY, NOW)) == lines(0, 1, 2, 3, 4, 5)
+
+
 def test_a_cut_log_stays_cut_over_a_restart() -> None:
     before = AttemptLog(NOW)
     for index in range(5000):

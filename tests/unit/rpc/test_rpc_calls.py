@@ -158,10 +158,59 @@ async def test_a_repeat_turns_to_the_address_that_lives(
 ) -> None:
     _, good = served
     channel = ServiceChannel(["127.0.0.1:1", *good.addresses], secret=SECRET, what="registry")
-    with pytest.raises(Unavailable):
-        await _list(channel, streamed)
     assert (await _list(channel, streamed, retry=True)).revision == 7
     assert channel.address == good.address
+    await channel.close()
+
+
+@pytest.fixture
+async def frozen() -> AsyncIterator[str]:
+    """An address that takes connections and never says a word, as a stopped process does."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+@both_ways
+async def test_the_call_after_one_that_failed_goes_elsewhere(
+    served: tuple[_Registry, ServiceChannel], frozen: str, streamed: bool
+) -> None:
+    _, good = served
+    for address in ("127.0.0.1:1", frozen):
+        channel = ServiceChannel([address, *good.addresses], secret=SECRET, what="registry")
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await _list(channel, streamed, timeout_s=0.2)
+        assert (await _list(channel, streamed)).revision == 7
+        await channel.close()
+
+
+@both_ways
+async def test_a_repeat_leaves_a_silent_address_with_time_to_spare(
+    served: tuple[_Registry, ServiceChannel], frozen: str, streamed: bool
+) -> None:
+    _, good = served
+    channel = ServiceChannel([frozen, *good.addresses], secret=SECRET, what="registry")
+    assert (await _list(channel, streamed, retry=True)).revision == 7
+    await channel.close()
+
+
+async def test_a_stream_that_fails_turns_the_channel_and_one_that_is_refused_does_not(
+    served: tuple[_Registry, ServiceChannel],
+) -> None:
+    registry, good = served
+    channel = ServiceChannel([*good.addresses, "127.0.0.1:1"], secret=SECRET, what="registry")
+    request = registry_pb2.WatchAgentsRequest()
+    for error, turned in ((NotLeader("127.0.0.1:2"), False), (Unavailable("x", "y"), True)):
+        registry.error = error
+        with pytest.raises(type(error)), channel.errors():
+            async for _ in channel.stream(Stub, "WatchAgents", request):
+                pass
+        assert (channel.address != good.address) == turned
     await channel.close()
 
 

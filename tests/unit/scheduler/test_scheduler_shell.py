@@ -15,6 +15,7 @@ from muster.domain.errors import (
     DeadlineExceeded,
     InvalidInput,
     MusterError,
+    NotFound,
     NotLeader,
     Overloaded,
     StaleTerm,
@@ -93,6 +94,12 @@ def fine(method: str, request: Any) -> Any:
         return storage_pb2.ConfirmTermResponse(current=True, clock_ms=5)
     if method == "GetPolicy":
         return storage_pb2.GetPolicyResponse(etag="0")
+    if method == "GetValue":
+        return NotFound("value", request.key)
+    if method == "ListValues":
+        return storage_pb2.ListValuesResponse()
+    if method == "PutValue":
+        return storage_pb2.PutValueResponse(etag="1")
     if method == "LoadOpen":
         return [storage_pb2.LoadOpenResponse(tail_from="1")]
     if method == "Tail":

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmuster/api/v1/monitor.proto\x12\rmuster.api.v1\"\x98\x02\n\rReportRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).muster.api.v1.ReportRequest.MetricsEntry\x12%\n\x05lines\x18\x06 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12#\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x15.muster.api.v1.LogEnd\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa0\x01\n\x07LogLine\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12(\n\x06stream\x18\x05 \x01(\x0e\x32\x18.muster.api.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x03\":\n\x06LogEnd\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1d\n\x0eReportResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"\x16\n\x14WatchFailuresRequest\"W\n\x15WatchFailuresResponse\x12,\n\nsuspicions\x18\x01 \x03(\x0b\x32\x18.muster.api.v1.Suspicion\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"k\n\tSuspicion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x11\n\tsuspected\x18\x03 \x01(\x08\x12\x0b\n\x03phi\x18\x04 \x01(\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\"R\n\x0eReadLogRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"K\n\x0fReadLogResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"4\n\x11GetMetricsRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\"A\n\x12GetMetricsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.muster.api.v1.AgentSamples\"\x86\x01\n\x0c\x41gentSamples\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03phi\x18\x03 \x01(\x01\x12\x17\n\x0flast_seen_at_ms\x18\x04 \x01(\x03\x12,\n\x07samples\x18\x05 \x03(\x0b\x32\x1b.muster.api.v1.MetricSample\"\x85\x01\n\x0cMetricSample\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x37\n\x06values\x18\x02 \x03(\x0b\x32\'.muster.api.v1.MetricSample.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"a\n\x11ListAlertsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08severity\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"L\n\x12ListAlertsResponse\x12$\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x14.muster.api.v1.Alert\x12\x10\n\x08speaking\x18\x02 \x01(\x08\"\xc4\x02\n\x05\x41lert\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x30\n\x06labels\x18\x03 \x03(\x0b\x32 .muster.api.v1.Alert.LabelsEntry\x12\x10\n\x08severity\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07summary\x18\x06 \x01(\t\x12\x12\n\x05value\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rstarted_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x66ired_at_ms\x18\t \x01(\x03\x12\x16\n\x0eresolved_at_ms\x18\n \x01(\x03\x12\x13\n\x0bsilenced_by\x18\x0b \x03(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_value\"\xaa\x01\n\x07Silence\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\x08\x12\x10\n\x08matchers\x18\x04 \x03(\t\x12\x14\n\x0cstarts_at_ms\x18\x05 \x01(\x03\x12\x12\n\nends_at_ms\x18\x06 \x01(\x03\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12\x15\n\rcreated_at_ms\x18\t \x01(\x03\"?\n\x14\x43reateSilenceRequest\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence\"@\n\x15\x43reateSilenceResponse\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence\"%\n\x13ListSilencesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"@\n\x14ListSilencesResponse\x12(\n\x08silences\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.Silence\"/\n\x11\x45ndSilenceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"=\n\x12\x45ndSilenceResponse\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence*\x7f\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x12\n\x0eLOG_STREAM_LOG\x10\x03\x12\x14\n\x10LOG_STREAM_AGENT\x10\x04\x32\xb3\x05\n\x0eMonitorService\x12I\n\x06Report\x12\x1c.muster.api.v1.ReportRequest\x1a\x1d.muster.api.v1.ReportResponse(\x01\x30\x01\x12\\\n\rWatchFailures\x12#.muster.api.v1.WatchFailuresRequest\x1a$.muster.api.v1.WatchFailuresResponse0\x01\x12J\n\x07ReadLog\x12\x1d.muster.api.v1.ReadLogRequest\x1a\x1e.muster.api.v1.ReadLogResponse0\x01\x12Q\n\nGetMetrics\x12 .muster.api.v1.GetMetricsRequest\x1a!.muster.api.v1.GetMetricsResponse\x12Q\n\nListAlerts\x12 .muster.api.v1.ListAlertsRequest\x1a!.muster.api.v1.ListAlertsResponse\x12Z\n\rCreateSilence\x12#.muster.api.v1.CreateSilenceRequest\x1a$.muster.api.v1.CreateSilenceResponse\x12W\n\x0cListSilences\x12\".muster.api.v1.ListSilencesRequest\x1a#.muster.api.v1.ListSilencesResponse\x12Q\n\nEndSilence\x12 .muster.api.v1.EndSilenceRequest\x1a!.muster.api.v1.EndSilenceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmuster/api/v1/monitor.proto\x12\rmuster.api.v1\"\x98\x02\n\rReportRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12:\n\x07metrics\x18\x05 \x03(\x0b\x32).muster.api.v1.ReportRequest.MetricsEntry\x12%\n\x05lines\x18\x06 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12#\n\x04\x65nds\x18\x07 \x03(\x0b\x32\x15.muster.api.v1.LogEnd\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa0\x01\n\x07LogLine\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61t_ms\x18\x04 \x01(\x03\x12(\n\x06stream\x18\x05 \x01(\x0e\x32\x18.muster.api.v1.LogStream\x12\r\n\x05level\x18\x06 \x01(\t\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05index\x18\x08 \x01(\x03\":\n\x06LogEnd\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1d\n\x0eReportResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\"\x16\n\x14WatchFailuresRequest\"W\n\x15WatchFailuresResponse\x12,\n\nsuspicions\x18\x01 \x03(\x0b\x32\x18.muster.api.v1.Suspicion\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\"|\n\tSuspicion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x11\n\tsuspected\x18\x03 \x01(\x08\x12\x0b\n\x03phi\x18\x04 \x01(\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\x0f\n\x07unheard\x18\x07 \x01(\x08\"R\n\x0eReadLogRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"K\n\x0fReadLogResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.LogLine\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"4\n\x11GetMetricsRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\"A\n\x12GetMetricsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.muster.api.v1.AgentSamples\"\x86\x01\n\x0c\x41gentSamples\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x03\x12\x0b\n\x03phi\x18\x03 \x01(\x01\x12\x17\n\x0flast_seen_at_ms\x18\x04 \x01(\x03\x12,\n\x07samples\x18\x05 \x03(\x0b\x32\x1b.muster.api.v1.MetricSample\"\x85\x01\n\x0cMetricSample\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12\x37\n\x06values\x18\x02 \x03(\x0b\x32\'.muster.api.v1.MetricSample.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"a\n\x11ListAlertsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08severity\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\r\n\x05\x61gent\x18\x05 \x01(\t\"L\n\x12ListAlertsResponse\x12$\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x14.muster.api.v1.Alert\x12\x10\n\x08speaking\x18\x02 \x01(\x08\"\xc4\x02\n\x05\x41lert\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x30\n\x06labels\x18\x03 \x03(\x0b\x32 .muster.api.v1.Alert.LabelsEntry\x12\x10\n\x08severity\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07summary\x18\x06 \x01(\t\x12\x12\n\x05value\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\rstarted_at_ms\x18\x08 \x01(\x03\x12\x13\n\x0b\x66ired_at_ms\x18\t \x01(\x03\x12\x16\n\x0eresolved_at_ms\x18\n \x01(\x03\x12\x13\n\x0bsilenced_by\x18\x0b \x03(\t\x12\x0e\n\x06tenant\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_value\"\xaa\x01\n\x07Silence\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\x08\x12\x10\n\x08matchers\x18\x04 \x03(\t\x12\x14\n\x0cstarts_at_ms\x18\x05 \x01(\x03\x12\x12\n\nends_at_ms\x18\x06 \x01(\x03\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\x12\x15\n\rcreated_at_ms\x18\t \x01(\x03\"?\n\x14\x43reateSilenceRequest\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence\"@\n\x15\x43reateSilenceResponse\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence\"%\n\x13ListSilencesRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"@\n\x14ListSilencesResponse\x12(\n\x08silences\x18\x01 \x03(\x0b\x32\x16.muster.api.v1.Silence\"/\n\x11\x45ndSilenceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"=\n\x12\x45ndSilenceResponse\x12\'\n\x07silence\x18\x01 \x01(\x0b\x32\x16.muster.api.v1.Silence*\x7f\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_STREAM_STDOUT\x10\x01\x12\x15\n\x11LOG_STREAM_STDERR\x10\x02\x12\x12\n\x0eLOG_STREAM_LOG\x10\x03\x12\x14\n\x10LOG_STREAM_AGENT\x10\x04\x32\xb3\x05\n\x0eMonitorService\x12I\n\x06Report\x12\x1c.muster.api.v1.ReportRequest\x1a\x1d.muster.api.v1.ReportResponse(\x01\x30\x01\x12\\\n\rWatchFailures\x12#.muster.api.v1.WatchFailuresRequest\x1a$.muster.api.v1.WatchFailuresResponse0\x01\x12J\n\x07ReadLog\x12\x1d.muster.api.v1.ReadLogRequest\x1a\x1e.muster.api.v1.ReadLogResponse0\x01\x12Q\n\nGetMetrics\x12 .muster.api.v1.GetMetricsRequest\x1a!.muster.api.v1.GetMetricsResponse\x12Q\n\nListAlerts\x12 .muster.api.v1.ListAlertsRequest\x1a!.muster.api.v1.ListAlertsResponse\x12Z\n\rCreateSilence\x12#.muster.api.v1.CreateSilenceRequest\x1a$.muster.api.v1.CreateSilenceResponse\x12W\n\x0cListSilences\x12\".muster.api.v1.ListSilencesRequest\x1a#.muster.api.v1.ListSilencesResponse\x12Q\n\nEndSilence\x12 .muster.api.v1.EndSilenceRequest\x1a!.muster.api.v1.EndSilenceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METRICSAMPLE_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_ALERT_LABELSENTRY']._loaded_options = None
   _globals['_ALERT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_LOGSTREAM']._serialized_start=2385
-  _globals['_LOGSTREAM']._serialized_end=2512
+  _globals['_LOGSTREAM']._serialized_start=2402
+  _globals['_LOGSTREAM']._serialized_end=2529
   _globals['_REPORTREQUEST']._serialized_start=47
   _globals['_REPORTREQUEST']._serialized_end=327
   _globals['_REPORTREQUEST_METRICSENTRY']._serialized_start=281
@@ -54,43 +54,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHFAILURESRESPONSE']._serialized_start=607
   _globals['_WATCHFAILURESRESPONSE']._serialized_end=694
   _globals['_SUSPICION']._serialized_start=696
-  _globals['_SUSPICION']._serialized_end=803
-  _globals['_READLOGREQUEST']._serialized_start=805
-  _globals['_READLOGREQUEST']._serialized_end=887
-  _globals['_READLOGRESPONSE']._serialized_start=889
-  _globals['_READLOGRESPONSE']._serialized_end=964
-  _globals['_GETMETRICSREQUEST']._serialized_start=966
-  _globals['_GETMETRICSREQUEST']._serialized_end=1018
-  _globals['_GETMETRICSRESPONSE']._serialized_start=1020
-  _globals['_GETMETRICSRESPONSE']._serialized_end=1085
-  _globals['_AGENTSAMPLES']._serialized_start=1088
-  _globals['_AGENTSAMPLES']._serialized_end=1222
-  _globals['_METRICSAMPLE']._serialized_start=1225
-  _globals['_METRICSAMPLE']._serialized_end=1358
-  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_start=1313
-  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_end=1358
-  _globals['_LISTALERTSREQUEST']._serialized_start=1360
-  _globals['_LISTALERTSREQUEST']._serialized_end=1457
-  _globals['_LISTALERTSRESPONSE']._serialized_start=1459
-  _globals['_LISTALERTSRESPONSE']._serialized_end=1535
-  _globals['_ALERT']._serialized_start=1538
-  _globals['_ALERT']._serialized_end=1862
-  _globals['_ALERT_LABELSENTRY']._serialized_start=1807
-  _globals['_ALERT_LABELSENTRY']._serialized_end=1852
-  _globals['_SILENCE']._serialized_start=1865
-  _globals['_SILENCE']._serialized_end=2035
-  _globals['_CREATESILENCEREQUEST']._serialized_start=2037
-  _globals['_CREATESILENCEREQUEST']._serialized_end=2100
-  _globals['_CREATESILENCERESPONSE']._serialized_start=2102
-  _globals['_CREATESILENCERESPONSE']._serialized_end=2166
-  _globals['_LISTSILENCESREQUEST']._serialized_start=2168
-  _globals['_LISTSILENCESREQUEST']._serialized_end=2205
-  _globals['_LISTSILENCESRESPONSE']._serialized_start=2207
-  _globals['_LISTSILENCESRESPONSE']._serialized_end=2271
-  _globals['_ENDSILENCEREQUEST']._serialized_start=2273
-  _globals['_ENDSILENCEREQUEST']._serialized_end=2320
-  _globals['_ENDSILENCERESPONSE']._serialized_start=2322
-  _globals['_ENDSILENCERESPONSE']._serialized_end=2383
-  _globals['_MONITORSERVICE']._serialized_start=2515
-  _globals['_MONITORSERVICE']._serialized_end=3206
+  _globals['_SUSPICION']._serialized_end=820
+  _globals['_READLOGREQUEST']._serialized_start=822
+  _globals['_READLOGREQUEST']._serialized_end=904
+  _globals['_READLOGRESPONSE']._serialized_start=906
+  _globals['_READLOGRESPONSE']._serialized_end=981
+  _globals['_GETMETRICSREQUEST']._serialized_start=983
+  _globals['_GETMETRICSREQUEST']._serialized_end=1035
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1037
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1102
+  _globals['_AGENTSAMPLES']._serialized_start=1105
+  _globals['_AGENTSAMPLES']._serialized_end=1239
+  _globals['_METRICSAMPLE']._serialized_start=1242
+  _globals['_METRICSAMPLE']._serialized_end=1375
+  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_start=1330
+  _globals['_METRICSAMPLE_VALUESENTRY']._serialized_end=1375
+  _globals['_LISTALERTSREQUEST']._serialized_start=1377
+  _globals['_LISTALERTSREQUEST']._serialized_end=1474
+  _globals['_LISTALERTSRESPONSE']._serialized_start=1476
+  _globals['_LISTALERTSRESPONSE']._serialized_end=1552
+  _globals['_ALERT']._serialized_start=1555
+  _globals['_ALERT']._serialized_end=1879
+  _globals['_ALERT_LABELSENTRY']._serialized_start=1824
+  _globals['_ALERT_LABELSENTRY']._serialized_end=1869
+  _globals['_SILENCE']._serialized_start=1882
+  _globals['_SILENCE']._serialized_end=2052
+  _globals['_CREATESILENCEREQUEST']._serialized_start=2054
+  _globals['_CREATESILENCEREQUEST']._serialized_end=2117
+  _globals['_CREATESILENCERESPONSE']._serialized_start=2119
+  _globals['_CREATESILENCERESPONSE']._serialized_end=2183
+  _globals['_LISTSILENCESREQUEST']._serialized_start=2185
+  _globals['_LISTSILENCESREQUEST']._serialized_end=2222
+  _globals['_LISTSILENCESRESPONSE']._serialized_start=2224
+  _globals['_LISTSILENCESRESPONSE']._serialized_end=2288
+  _globals['_ENDSILENCEREQUEST']._serialized_start=2290
+  _globals['_ENDSILENCEREQUEST']._serialized_end=2337
+  _globals['_ENDSILENCERESPONSE']._serialized_start=2339
+  _globals['_ENDSILENCERESPONSE']._serialized_end=2400
+  _globals['_MONITORSERVICE']._serialized_start=2532
+  _globals['_MONITORSERVICE']._serialized_end=3223
 # @@protoc_insertion_point(module_scope)

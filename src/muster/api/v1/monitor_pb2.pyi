@@ -244,12 +244,17 @@ class Suspicion(_message.Message):
     PHI_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     AT_MS_FIELD_NUMBER: _builtins.int
+    UNHEARD_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     incarnation: _builtins.int
     suspected: _builtins.bool
     phi: _builtins.float
     why: _builtins.str
     at_ms: _builtins.int
+    unheard: _builtins.bool
+    """This monitor does not hear the agent any more, and has no opinion. Not suspected and not unheard:
+    it reports here and lives.
+    """
     def __init__(
         self,
         *,
@@ -259,10 +264,11 @@ class Suspicion(_message.Message):
         phi: _builtins.float = ...,
         why: _builtins.str = ...,
         at_ms: _builtins.int = ...,
+        unheard: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "at_ms", b"at_ms", "incarnation", b"incarnation", "phi", b"phi", "suspected", b"suspected", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "at_ms", b"at_ms", "incarnation", b"incarnation", "phi", b"phi", "suspected", b"suspected", "unheard", b"unheard", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1743,12 +1743,17 @@ class TaskLogRef(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     task_id: _builtins.str
     attempt: _builtins.int
     sha256: _builtins.str
     size_bytes: _builtins.int
     complete: _builtins.bool
+    next_index: _builtins.int
+    """Lines below this index are in it. A log that knows fewer lines does not replace one that knows
+    more: another monitor has gone on with it.
+    """
     def __init__(
         self,
         *,
@@ -1758,10 +1763,11 @@ class TaskLogRef(_message.Message):
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        next_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "complete", b"complete", "sha256", b"sha256", "size_bytes", b"size_bytes", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "complete", b"complete", "next_index", b"next_index", "sha256", b"sha256", "size_bytes", b"size_bytes", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

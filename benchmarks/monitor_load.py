@@ -191,7 +191,7 @@ async def measure(agents: int, seconds: float, seed: int, *, flood: bool) -> Res
     """Connects all, lets them settle, and measures from then on."""
     known = agents + 1
     registry = RpcServer("127.0.0.1:0", secret=SECRET, service="registry")
-    registry.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(known))
+    registry.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(known))  # type: ignore[abstract]
     port = await registry.start()
     try:
         with _monitor(f"127.0.0.1:{port}") as monitor:
@@ -309,7 +309,7 @@ def main() -> int:
 
 async def _agent(seconds: float) -> dict[str, Any]:
     registry = RpcServer("127.0.0.1:0", secret=SECRET, service="registry")
-    registry.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(1))
+    registry.add(registry_pb2_grpc.add_RegistryServiceServicer_to_server, Registry(1))  # type: ignore[abstract]
     port = await registry.start()
     try:
         with _monitor(f"127.0.0.1:{port}") as monitor:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 
 from muster_monitor import metrics
-from muster_monitor.alerting.happenings import of_verdicts
 from muster_monitor.failure_detector import ObserverSettings
 from muster_monitor.state import MonitorState
 
@@ -56,7 +55,6 @@ def look(state: MonitorState, now_ms: int, wall_ms: int) -> None:
             incarnation=verdict.incarnation,
             why=verdict.why,
         )
-    state.findings.post(of_verdicts(changes, wall_ms))
     if changes:
         state.suspicions_changed.fire()
 

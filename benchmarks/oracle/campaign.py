@@ -59,6 +59,7 @@ def _in_a_cluster(
         proxied=fault.proxied,
         wired=fault.wired,
         clocked=fault.clocked,
+        stores=fault.stores,
     ) as cluster:
         return _run(number, cluster, folder, seed, tasks, short)
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.oracle import agent_faults as agents
 from benchmarks.oracle import partition_faults as partitions
+from benchmarks.oracle import power_cut as power
 from benchmarks.oracle import service_faults as services
 from benchmarks.oracle import stall_faults as stalls
+from benchmarks.oracle import store_faults as stores
+from benchmarks.oracle.call_sites import CallSites
 from benchmarks.oracle.cancel_race import CancelRace
 from benchmarks.oracle.overload import Overload
 from benchmarks.oracle.scene import Fault
@@ -25,7 +28,17 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     agents.AgentPaused,
     services.LeaderPaused,
     services.EtcdPaused,
+    stores.RedisPaused,
     stalls.LoopBlocked,
+    stores.EtcdDown,
+    stores.EtcdCompacted,
+    stores.EtcdFull,
+    power.EtcdPowerCut,
+    power.RedisPowerCut,
+    power.WeakRedisPowerCut,
+    stores.RedisDiskFull,
+    stores.RedisMemoryFull,
+    power.StaleReplica,
     partitions.Partitioned,
     partitions.OneWayPartition,
     stalls.LeaderWithoutEtcd,
@@ -37,6 +50,7 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     agents.Poison,
     Overload,
     agents.AgentDrained,
+    CallSites,
 )
 FAULTS: Mapping[str, Callable[[], Fault]] = {make().number: make for make in _ALL}
 

@@ -27,12 +27,13 @@ class Expectation:
 
     `harmed`: agents whose tasks may move. `deaths`: a task may be charged with an agent's death
     for each of its attempts on a harmed agent. `failures`: attempts of skills that the fault
-    made fail, in all.
+    made fail, in all. `excused`: tasks that may be gone for good.
     """
 
     harmed: frozenset[str] = frozenset()
     deaths: bool = False
     failures: int = 0
+    excused: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ def check(
     for event in events:
         if event.task:
             by_task[event.task].append(event)
-    _check_lost(journal, records, verdict)
+    _check_lost(journal, records, expectation.excused, verdict)
     _check_doubled(journal, records, by_task, verdict)
     _check_overlaps(journal, marks, verdict)
     _check_stale(marks, records, by_task, events, verdict)
@@ -87,11 +88,16 @@ def check(
 
 
 def _check_lost(
-    journal: Sequence[Acknowledged], records: Mapping[str, Record], verdict: Verdict
+    journal: Sequence[Acknowledged],
+    records: Mapping[str, Record],
+    excused: frozenset[str],
+    verdict: Verdict,
 ) -> None:
     for entry in journal:
         for ident in entry.ids:
             record = records.get(ident)
+            if record is None and ident in excused:
+                continue
             if record is None:
                 verdict.lost.append(f"{ident} was acknowledged and is not there")
             elif record.state not in ENDED_STATES:

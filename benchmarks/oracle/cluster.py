@@ -20,8 +20,11 @@ import psutil
 from benchmarks.oracle.books import Change
 from benchmarks.oracle.cluster_process import STANDBY
 from benchmarks.oracle.far_network import FarNetwork, Wire
+from benchmarks.oracle.power_disk import PowerDisk
 from benchmarks.oracle.reply_cutter import ReplyCutter
 from benchmarks.oracle.rest import Refused, Rest
+from benchmarks.oracle.store_ground import EtcdTalk, RedisTalk, Stores
+from benchmarks.oracle.store_taps import EtcdTap, RedisTap, Tap
 from benchmarks.oracle.wall_clock import WallClock
 from muster.api.v1 import agent_pb2, storage_pb2, storage_pb2_grpc, task_pb2
 from muster.rpc.channels import CHANNEL_OPTIONS, SECRET_KEY
@@ -41,7 +44,7 @@ _TAIL_S = 30.0
 class Cluster:
     """As `muster up`, with a second scheduler. `proxied`: its links can be cut, and replies on
     them lost; `wired`: each agent is a host of its own, whose wire can be spoiled; `clocked`: its
-    wall clock can be set."""
+    wall clock can be set; `stores`: what Redis and etcd stand on."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Cluster:
         proxied: bool = False,
         wired: bool = False,
         clocked: bool = False,
+        stores: Stores = Stores(),  # noqa: B008 -- frozen
     ) -> None:
         self.folder, self.agents = folder, agents
         told = (*SERVICES, *self.agent_ids)
@@ -63,6 +67,11 @@ class Cluster:
             names = ("gateway", "storage", *SCHEDULERS, *(f"etcd@{name}" for name in SCHEDULERS))
             self.proxies = {name: ReplyCutter(name) for name in names}
         self.network = FarNetwork(self.agent_ids) if wired else None
+        self.stores = stores
+        self.taps: dict[str, Tap] = {}
+        if stores.tapped:
+            self.taps = {"redis": RedisTap(), "etcd": EtcdTap()}
+        self.disks: dict[str, PowerDisk] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._extra: list[subprocess.Popen[bytes]] = []
 
@@ -80,6 +89,9 @@ class Cluster:
         self.holds.mkdir(parents=True, exist_ok=True)
         for proxy in self.proxies.values():
             proxy.start()
+        for tap in self.taps.values():
+            tap.start()
+        self.disks = self.stores.mount(self.folder, self.state_dir)
         for attempt in range(1, _START_ATTEMPTS + 1):
             line = self._launch()
             if line:
@@ -105,6 +117,9 @@ class Cluster:
             "proxies": behind,
             "namespaces": {wire.name: wire.namespace for wire in self.wires},
             "clocks": str(self.clock.folder) if self.clock is not None else "",
+            "etcd_args": self.stores.etcd_args(),
+            "weak": self.stores.special,
+            "taps": {name: tap.address for name, tap in self.taps.items()},
         }
         path = self.folder / "spec.json"
         path.write_text(json.dumps(spec))
@@ -131,6 +146,8 @@ class Cluster:
             for name, proxy in self.proxies.items():
                 if name != "gateway":
                     proxy.target = f"127.0.0.1:{ports[name.partition('@')[0]]}"
+            for name, tap in self.taps.items():
+                tap.target = f"127.0.0.1:{ports[name]}"
 
     def stop(self) -> None:
         """Ends all of its processes, stopped ones too."""
@@ -145,6 +162,11 @@ class Cluster:
             _end(process)
         for proxy in self.proxies.values():
             proxy.stop()
+        for tap in self.taps.values():
+            tap.stop()
+        for disk in self.disks.values():
+            disk.close()
+        self.disks.clear()
         if self.network is not None:
             self.network.close()
 
@@ -273,6 +295,12 @@ class Cluster:
             if key and not line.startswith("#"):
                 figures[key] = float(value)
         return figures
+
+    def redis(self) -> RedisTalk:
+        return RedisTalk(self.facts["ports"]["redis"], self.facts["redis_password"])
+
+    def etcd(self) -> EtcdTalk:
+        return EtcdTalk(self.facts["ports"]["etcd"])
 
     def is_ready(self, name: str) -> bool:
         port = self.facts["ports"]["http" if name == "gateway" else f"{name}_metrics"]

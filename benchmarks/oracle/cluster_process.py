@@ -4,8 +4,9 @@
 
 SPEC is a JSON file: `parent` (a pid; it ends with that process), `state_dir`, `agents`, `skills`
 (a path), `work_dir`, `holds` (a folder), `proxies` (see `detours`), `namespaces` (of agents that
-are hosts of their own) and `clocks` (a folder, or empty). It prints one JSON line when the cluster
-is ready and ends at SIGTERM.
+are hosts of their own), `clocks` (a folder, or empty), `etcd_args`, `weak` (storage takes any
+Redis)
+and `taps` (see `tapped`). It prints one JSON line when the cluster is ready and ends at SIGTERM.
 It starts, restarts and ends its children with the machinery of `muster up`.
 """
 
@@ -113,6 +114,20 @@ def placed(part: Part, namespaces: Mapping[str, str], clocks: str) -> Part:
     return replace(part, argv=argv, env=env)
 
 
+def tapped(part: Part, spec: Mapping[str, Any], ports: Mapping[str, int]) -> Part:
+    """The part with what its stores are told, and with `taps` (host:port by `redis`, `etcd`) in
+    place of them for who calls them."""
+    argv, env = part.argv, dict(part.env)
+    if part.name == "etcd":
+        argv = (*argv, *spec["etcd_args"])
+    if part.name == "storage" and spec["weak"]:
+        env["MUSTER_ALLOW_WEAK_REDIS"] = "1"
+    for key, name in (("MUSTER_REDIS_URL", "redis"), ("MUSTER_ETCD_ENDPOINTS", "etcd")):
+        if key in env and name in spec["taps"]:
+            env[key] = env[key].replace(f"{LOOPBACK}:{ports[name]}", spec["taps"][name])
+    return replace(part, argv=argv, env=env)
+
+
 def main() -> int:
     spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     die_with_parent(spec["parent"], signal.SIGTERM)
@@ -160,7 +175,10 @@ def _run(spec: Mapping[str, Any], state: StateDir) -> int:
     api_key, _ = admin_key(state)
     write_private(plan.redis_conf, redis_config(plan))
     parts = [
-        held(placed(part, spec["namespaces"], spec["clocks"]), Path(spec["holds"]))
+        held(
+            placed(tapped(part, spec, ports), spec["namespaces"], spec["clocks"]),
+            Path(spec["holds"]),
+        )
         for part in detours(tuple(with_standby(parts_of(plan), state, ports)), spec["proxies"])
     ]
 

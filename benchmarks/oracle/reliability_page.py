@@ -26,17 +26,28 @@ ROWS: Mapping[str, str] = {
     "that run elsewhere.",
     "10": "The leader is stopped for 9 s; then it wakes up while another leads.",
     "11": "etcd is stopped for 15 s: the lease of every agent is gone, and every agent lives.",
-    "12": "Redis is stopped.",
+    "12": "Redis is stopped for 30 s while four more clients submit. Reads and submissions are "
+    "answered 503 with Retry-After, and the services grow by less than 512 MiB.",
     "13": "The runtime of an agent is stopped for 5 s, with all of its threads, while its "
     "supervisor and its runners live.",
-    "14": "etcd is away.",
-    "15": "etcd forgets what a watch has not seen yet.",
-    "16": "etcd's quota is used up.",
-    "17": "Power cut under etcd: its file system is shut down without its journal being written.",
-    "18": "Power cut under Redis.",
-    "19": "The disk under Redis is full.",
-    "20": "Redis has used the memory that it may use.",
-    "21": "An older copy of the store takes the place of the present one.",
+    "14": "etcd is killed and kept away for 5 min. Tasks that run longer than every lease are "
+    "done, `stop` tasks too, for the leader goes on answering beats; submissions are "
+    "accepted; nothing new is placed once the leader's lease cannot be valid.",
+    "15": "While the registry is stopped an agent goes, etcd's history is compacted, and etcd "
+    "is killed. The registry's view then equals a fresh list.",
+    "16": "etcd's quota is used up. Who leads goes on and raises the alarm "
+    "`etcd_refuses_writes`; the leader is killed meanwhile; after compaction, "
+    "defragmentation and disarming the alarm ends and a leader is elected.",
+    "17": "Power cut under etcd: its file system is shut down without its journal being "
+    "written. Every registration is still there.",
+    "18a": "Power cut under Redis, which syncs each write: nothing that was acknowledged is lost.",
+    "18b": "The same with `appendfsync everysec`: what was acknowledged in the last two seconds "
+    "may be lost, and the cluster says that something may be.",
+    "19": "The disk under Redis is filled; Redis, told to sync always, ends itself.",
+    "20": "Redis has used the memory that it may use: it refuses writes, and evicts no key.",
+    "21": "A replica follows Redis, is cut off, and takes its place three seconds later. "
+    "Scheduling halts: no task begins, submissions are answered 503. The right data is "
+    "put back: it goes on.",
     "22": "An agent that runs long tasks of both kinds is a host of its own; all packets to and "
     "from it vanish for 60 s. Detection is until it is DOWN. Its `stop` tasks leave a mark every "
     "0.1 s: none may be later than the beginning of the next attempt.",
@@ -63,7 +74,10 @@ ROWS: Mapping[str, str] = {
     "cores.",
     "33": "An agent is told to end while its tasks run.",
     "34": "The runtime of an agent is killed again and again.",
-    "35": "Each call of a store or of etcd fails once.",
+    "35": "Calls to Redis (by script or command and key) and to etcd (by method and key) go "
+    "through proxies that know them; each kind in turn is refused for now, refused for "
+    "good, and carried out with its answer lost. Each error leads to another try, an "
+    "error for who asked, or a line in a log.",
 }
 
 _MODEL = """\

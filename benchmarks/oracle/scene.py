@@ -16,6 +16,7 @@ from benchmarks.oracle.checker import GIVEN_UP, Expectation, Verdict, check
 from benchmarks.oracle.cluster import Cluster, fenced, until
 from benchmarks.oracle.far_network import why_no_network
 from benchmarks.oracle.load import LABEL, Load, Shape
+from benchmarks.oracle.store_ground import Stores
 
 # Far above what the slowest fault needs; a task that is open after it is lost.
 ENDS_WITHIN_S = 120.0
@@ -153,17 +154,19 @@ class Ground:
     """The cluster that a fault is made in, unless the fault says otherwise.
 
     `proxied`: links between services can be cut. `wired`: each agent is a host of its own.
-    `clocked`: the wall clock can be set. `agents`: at least so many.
+    `clocked`: the wall clock can be set. `agents`: at least so many. `stores`: what Redis and
+    etcd stand on.
     """
 
     proxied = False
     wired = False
     clocked = False
     agents = 0
+    stores = Stores()
 
     def why_not(self) -> str:
         """Why this machine cannot make the fault; empty when it can."""
-        return why_no_network() if self.wired else ""
+        return (why_no_network() if self.wired else "") or self.stores.why_not()
 
 
 class Fault(Protocol):
@@ -183,6 +186,8 @@ class Fault(Protocol):
     def clocked(self) -> bool: ...
     @property
     def agents(self) -> int: ...
+    @property
+    def stores(self) -> Stores: ...
 
     def why_not(self) -> str: ...
     def shape(self, tasks: int, short: bool) -> Shape: ...

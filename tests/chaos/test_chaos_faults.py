@@ -27,7 +27,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.mark.parametrize("number", FAULTS)
+# The others stand on stores of their own: test_chaos_stores.py.
+@pytest.mark.parametrize("number", [n for n, make in FAULTS.items() if not make().stores.special])
 def test_the_books_balance_after(number: str, cluster: Cluster, tmp_path: Path) -> None:
     fault = FAULTS[number]()
     if why_not := fault.why_not():

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -223,6 +223,9 @@ class FakeRegistry(registry_pb2_grpc.RegistryServiceServicer):
             queue.put_nowait(message)
 
 
+_LAST_BEAT = 10**9
+
+
 class FakeAgent:
     """One session of an agent, by hand; beats go by themselves."""
 
@@ -293,6 +296,15 @@ class FakeAgent:
         """Returns once the leader has ended the session."""
         await soon(lambda: self.over)
 
+    async def leave(self) -> None:
+        """As when it is ended on purpose: to a leader that tests share it must not look as if
+        all of their agents had failed together."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                self.say(draining=True, beat=scheduler_pb2.SessionBeat(seq=_LAST_BEAT))
+                await soon(lambda: self.answered >= _LAST_BEAT or self.over)
+        await self.close()
+
     async def close(self) -> None:
         """As when the process is killed."""
         for task in self._work:
@@ -357,7 +369,7 @@ class Cluster:
 
     async def close(self) -> None:
         for agent in self._agents:
-            await agent.close()
+            await agent.leave()
         for channel in (self.storage, *self.channels.values()):
             await channel.close()
 

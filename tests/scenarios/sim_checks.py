@@ -211,7 +211,8 @@ def check_placed(state: WatchedState, doubted: dict[AgentId, int], boot_ms: int)
         allowed = may_receive_work(agent.state, agent.wish) and agent.session and agent.leased
         if not allowed or agent.draining or doubted.get(agent.id) == agent.incarnation:
             raise SimulationError(f"invariants 10 and 11: {task!r} was placed on {agent!r}")
-        if agent.state is not AgentState.READY:
+        probes = agent.state is AgentState.PAROLE and agent.probe == (task.id, task.status.attempt)
+        if agent.state is not AgentState.READY and not probes:
             raise SimulationError(f"{task!r} was placed on {agent!r}")
         for column, amount in enumerate(_demand(task.spec.resources, False)):
             if amount and int(free[task.row, column]) < 0:

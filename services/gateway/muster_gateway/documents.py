@@ -270,6 +270,29 @@ class Cancelled(BaseModel):
     state: State
 
 
+class AgentEvidence(BaseModel):
+    """One entry of an agent's timeline."""
+
+    at: str | None
+    state: str = Field(description="The state that this left it in.")
+    what: str | None = Field(description="An event of its lifecycle, WISH, or what else was done.")
+    why: str
+    who: str | None = Field(description="Whose API key asked for it.")
+    phi: float
+    silent_ms: int = Field(description="For how long it had not been heard.")
+    incarnation: int
+
+
+class Drain(BaseModel):
+    """How an agent is drained."""
+
+    deadline: str | None = Field(
+        None,
+        description="After so long what still runs goes back to the queue, uncharged; at most 1d.",
+        examples=["60s"],
+    )
+
+
 class Agent(BaseModel):
     """An agent as the leader sees it."""
 
@@ -278,7 +301,8 @@ class Agent(BaseModel):
     health_state: str
     wish: Literal["NONE", "CORDON", "DRAIN"]
     incarnation: int
-    health: float
+    health: float = Field(description="1 = nothing is known against it; enters the placement.")
+    health_reasons: list[str] = Field(description="What lowers its health, in words.")
     phi: float
     capacity: dict[str, str]
     used: dict[str, str]
@@ -291,7 +315,10 @@ class Agent(BaseModel):
     version: str
     registered_at: str | None
     offers: list[dict[str, Any]] | None = Field(None, description="Skills with their schemas.")
-    evidence: list[dict[str, Any]] | None = Field(None, description="Why it is in this state.")
+    evidence: list[AgentEvidence] | None = Field(
+        None, description="Its timeline: the newest 50 entries, oldest first."
+    )
+    timeline: list[AgentEvidence] | None = Field(None, description="The same as `evidence`.")
     metrics: dict[str, Any] | None = Field(None, description="The monitor's newest figures.")
 
 
@@ -555,6 +582,7 @@ _AGENT: dict[str, Any] = {
     "wish": "NONE",
     "incarnation": 3,
     "health": 1.0,
+    "health_reasons": [],
     "phi": 0.1,
     "capacity": {"cpu": "4", "memory": "8Gi", "slots": "64"},
     "used": {"cpu": "200m", "memory": "128Mi", "slots": "2"},

@@ -16,17 +16,21 @@ from muster.api.v1 import (
     storage_pb2,
     storage_pb2_grpc,
 )
+from muster.domain.agent import MAX_DRAIN_MS
+from muster.domain.durations import GRAMMAR, parse_duration_ms
 from muster.domain.errors import InvalidInput, MusterError, NotFound, Unavailable
 from muster.domain.ids import AgentId, parse_agent_id
 from muster_gateway import documents
 from muster_gateway.gateway import Gateway
-from muster_gateway.requests import JSON, MAX_PAGE, known_queries, limit_of
-from muster_gateway.table import Answer, Call, Query, Route
+from muster_gateway.requests import JSON, MAX_PAGE, known_queries, limit_of, read_body, require_json
+from muster_gateway.table import Answer, Body, Call, Query, Route
+from muster_gateway.task_body import decode_bounded
 from muster_gateway.views import agent_out, cluster_out, encode, metrics_out
 
 _LEADER_TIMEOUT_S = 5.0
 _METRICS_TIMEOUT_S = 2.0
 _COUNT_TIMEOUT_S = 5.0
+_MAX_DRAIN_BYTES = 1024
 # The cluster's figures without a leader are still worth having, soon.
 _LEADER_SEARCH_S = 0.5
 
@@ -105,14 +109,38 @@ async def _metrics(gateway: Gateway, ident: str) -> dict[str, Any] | None:
     return None if newest is None else metrics_out(newest)
 
 
+async def _drain_ms(call: Call) -> int:
+    """The deadline of a drain's body, which may be left out; 0 = none."""
+    require_json(call.request)
+    body = await read_body(call.request, _MAX_DRAIN_BYTES)
+    if not body.strip():
+        return 0
+    document = decode_bounded(body, object)
+    if not isinstance(document, dict):
+        raise InvalidInput("body", type(document).__name__, "must be an object")
+    for name in document:
+        if name != "deadline":
+            raise InvalidInput(str(name)[:80], document[name], "the only field is deadline")
+    text = document.get("deadline")
+    if text is None:
+        return 0
+    if not isinstance(text, str):
+        raise InvalidInput("deadline", text, f"must be {GRAMMAR}")
+    return parse_duration_ms(text, field="deadline", most_ms=MAX_DRAIN_MS)
+
+
 def _act(action: scheduler_pb2.AgentAction.ValueType) -> Callable[[Call], Awaitable[Response]]:
     async def act(call: Call) -> Response:
         known_queries(call.request)
         ident = agent_id_of(call)
+        drains = action == scheduler_pb2.AGENT_ACTION_DRAIN
+        deadline_ms = await _drain_ms(call) if drains else 0
         await _view(call, ident)
         response: scheduler_pb2.ActOnAgentResponse = await call.gateway.leader.call(
             "ActOnAgent",
-            scheduler_pb2.ActOnAgentRequest(agent=ident, action=action, who=call.caller.key_id),
+            scheduler_pb2.ActOnAgentRequest(
+                agent=ident, action=action, who=call.caller.key_id, deadline_ms=deadline_ms
+            ),
             timeout_s=_LEADER_TIMEOUT_S,
         )
         return Response(encode(agent_out(response.agent, detailed=False)), media_type=JSON)
@@ -162,7 +190,12 @@ async def accept_store(call: Call) -> Response:
 _TAG = "agents"
 
 
-def _action(name: str, action: scheduler_pb2.AgentAction.ValueType, summary: str) -> Route:
+def _action(
+    name: str,
+    action: scheduler_pb2.AgentAction.ValueType,
+    summary: str,
+    body: Body | None = None,
+) -> Route:
     return Route(
         "POST",
         f"/v1/agents/{{id}}/{name}",
@@ -170,7 +203,8 @@ def _action(name: str, action: scheduler_pb2.AgentAction.ValueType, summary: str
         summary,
         _TAG,
         (Answer(200, "The agent, with the wish recorded.", documents.Agent),),
-        problems=(404, 409),
+        body=body,
+        problems=(404, 409) if body is None else (400, 404, 409, 413, 415, 422),
         audited=True,
     )
 
@@ -200,7 +234,12 @@ ROUTES: tuple[Route, ...] = (
     ),
     _action("cordon", scheduler_pb2.AGENT_ACTION_CORDON, "Give an agent no new work"),
     _action("uncordon", scheduler_pb2.AGENT_ACTION_UNCORDON, "Give an agent work again"),
-    _action("drain", scheduler_pb2.AGENT_ACTION_DRAIN, "Let an agent end what it has, no more"),
+    _action(
+        "drain",
+        scheduler_pb2.AGENT_ACTION_DRAIN,
+        "Let an agent end what it has, no more",
+        Body(documents.Drain, {"within a minute": {"deadline": "60s"}}, required=False),
+    ),
     _action("restart", scheduler_pb2.AGENT_ACTION_RESTART, "Restart an agent's runtime"),
     Route(
         "GET",

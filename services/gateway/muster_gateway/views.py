@@ -290,6 +290,7 @@ def agent_out(view: agent_pb2.AgentView, *, detailed: bool) -> dict[str, Any]:
         "wish": wish.value,
         "incarnation": view.record.incarnation,
         "health": view.health,
+        "health_reasons": list(view.health_reasons),
         "phi": view.phi,
         "capacity": resources_text(spec.capacity),
         "used": resources_text(view.used),
@@ -313,15 +314,22 @@ def agent_out(view: agent_pb2.AgentView, *, detailed: bool) -> dict[str, Any]:
             }
             for s in spec.skills
         ]
-        out["evidence"] = [
-            {
-                "at": rfc3339(e.at_ms),
-                "state": agent_state_from_proto(e.state).value,
-                "why": e.why,
-            }
-            for e in view.evidence
-        ]
+        # `timeline` is the same under the name that people look for.
+        out["evidence"] = out["timeline"] = [_evidence_out(e) for e in view.evidence]
     return out
+
+
+def _evidence_out(entry: agent_pb2.AgentEvidence) -> dict[str, Any]:
+    return {
+        "at": rfc3339(entry.at_ms),
+        "state": agent_state_from_proto(entry.state).value,
+        "what": entry.what or None,
+        "why": entry.why,
+        "who": entry.who or None,
+        "phi": entry.phi,
+        "silent_ms": entry.silent_ms,
+        "incarnation": entry.incarnation,
+    }
 
 
 def metrics_out(samples: monitor_pb2.AgentSamples) -> dict[str, Any]:

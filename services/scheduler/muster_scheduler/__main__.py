@@ -22,7 +22,7 @@ from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
 from muster.rpc.server import RpcServer
 from muster_scheduler import metrics
-from muster_scheduler.alarms import STORE_ROLLED_BACK
+from muster_scheduler.alarms import MASS_FAILURE, STORE_ROLLED_BACK
 from muster_scheduler.config import Config
 from muster_scheduler.core.generation import Found, Lost, RolledBack
 from muster_scheduler.core.witnesses import Witnesses
@@ -224,6 +224,8 @@ class Scheduler:
         alarms = self.service.alarms
         alarms.publish_by(leader.publisher.add)
         alarms.end(STORE_ROLLED_BACK)
+        alarms.begin_anew(MASS_FAILURE)
+        leader.alarms = alarms
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(leader.run(), name="leader")

@@ -16,7 +16,8 @@ _LOG = structlog.get_logger("muster.scheduler")
 STORE_ROLLED_BACK: Final = "store_rolled_back"
 STORE_LOST_WRITES: Final = "store_lost_writes"
 ETCD_REFUSES: Final = "etcd_refuses_writes"
-NAMES: Final = (STORE_ROLLED_BACK, STORE_LOST_WRITES, ETCD_REFUSES)
+MASS_FAILURE: Final = "mass_failure"
+NAMES: Final = (STORE_ROLLED_BACK, STORE_LOST_WRITES, ETCD_REFUSES, MASS_FAILURE)
 
 
 class Alarms:
@@ -50,6 +51,11 @@ class Alarms:
             return
         metrics.ALARM.labels(name).set(0)
         _LOG.warning("the alarm is over", alarm=name)
+        self._tell(name, "")
+
+    def begin_anew(self, name: str) -> None:
+        """A leader judges for itself: what one before it, in whatever process, said is over."""
+        self.end(name)
         self._tell(name, "")
 
     def _tell(self, name: str, why: str) -> None:

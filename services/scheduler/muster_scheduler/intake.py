@@ -21,6 +21,7 @@ from muster.rpc import conversion
 from muster.rpc.clock import wall_ms
 from muster_scheduler import metrics
 from muster_scheduler.core import agents, tasks
+from muster_scheduler.core.progress import told
 from muster_scheduler.core.records import AttemptRef
 from muster_scheduler.leader import Leader
 from muster_scheduler.sessions import Session
@@ -149,6 +150,8 @@ def _publish(leader: Leader, ident: AgentId, progress: scheduler_pb2.AttemptProg
         return
     if task.status.state not in HELD_STATES or task.status.agent != ident:
         return
+    if task.spec.progress_timeout_ms:
+        told(task, leader.now())
     if len(progress.partial_json) > MAX_PARTIAL_BYTES:
         _LOG.warning("a partial output is too large to be shown", agent=ident, task=task.id)
         metrics.EVENTS_DROPPED.inc()

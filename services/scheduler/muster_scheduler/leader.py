@@ -38,11 +38,15 @@ from muster.rpc import conversion
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms, wall_ms
 from muster_scheduler import metrics
-from muster_scheduler.core import agents, recovering, tasks
+from muster_scheduler.agent_book import AgentBook
+from muster_scheduler.alarms import MASS_FAILURE, Alarms
+from muster_scheduler.core import agents, drains, recovering, tasks
+from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.core.suspects import resume
 from muster_scheduler.errors import StoreChanged, passes, turn_from
 from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
@@ -151,6 +155,9 @@ class Leader:
         )
         self.writer = Writer(storage, term, self._on_written)
         self.publisher = Publisher(storage, term)
+        self.book = AgentBook(storage, self.state, self.now)
+        # Where it raises its alarms.
+        self.alarms: Alarms | None = None
         self.recoveries = RecoveryKeeper(storage, term, self.state, self.publisher)
 
     # ------------------------------------------------------------------- time
@@ -193,6 +200,7 @@ class Leader:
                 group.create_task(self.loader.run(), name="loader")
                 group.create_task(self.policies.follow(self._use), name="policy")
                 group.create_task(self.improver.run(), name="improver")
+                group.create_task(self.book.run(), name="agents' book")
                 group.create_task(self.recoveries.run(), name="recoveries")
                 group.create_task(self._tick(), name="tick")
                 group.create_task(self._until_flush_fails(), name="flush")
@@ -246,6 +254,7 @@ class Leader:
 
     async def _tick(self) -> None:
         await self.ready.wait()
+        resume(self.state, self.now())
         ticks = 0
         last_ended = 0
         while True:
@@ -278,8 +287,11 @@ class Leader:
         metrics.ASSIGNED.set(counts["assigned"])
         metrics.RUNNING.set(counts["running"])
         metrics.AGENTS.clear()
+        metrics.AGENT_HEALTH.clear()
         for agent in self.state.agents.values():
             metrics.AGENTS.labels(agent.state.value).inc()
+            if agent.health < 1.0:
+                metrics.AGENT_HEALTH.labels(agent.id).set(agent.health)
         # Clients can make up classes without end; what no open task needs is forgotten.
         if len(self.state.classes) > 2 * len(self.state.tasks) + 1000:
             used = {c for t in self.state.tasks.values() for c in (t.class_id, t.plain_class_id)}
@@ -341,10 +353,27 @@ class Leader:
         for change in commands.changed:
             _LOG.info("agent changed", agent=change.agent, state=change.state.value, why=change.why)
             self.publisher.agent_changed(change)
+        for stuck in commands.stuck:
+            metrics.STUCK.inc()
+            self.publisher.stuck(stuck)
+        if commands.alarms:
+            self._raise_alarm(commands.alarms)
+        self.book.noted |= commands.noted
         if commands.recoveries:
             self.recoveries.take(commands.recoveries)
         if commands.reload:
             self.loader.reload(commands.reload)
+
+    def _raise_alarm(self, changes: Sequence[Alarm]) -> None:
+        for change in changes:
+            _LOG.warning("mass failure", zone=change.zone, active=change.active, why=change.why)
+        standing = self.state.mass_failure.zones.values()
+        if self.alarms is None:
+            return
+        if standing:
+            self.alarms.start(MASS_FAILURE, "; ".join(standing))
+        else:
+            self.alarms.end(MASS_FAILURE)
 
     def _on_written(self, answers: Sequence[Answer]) -> None:
         ended: Counter[TaskState] = Counter()
@@ -441,8 +470,13 @@ class Leader:
         if waiting:
             await asyncio.gather(*waiting)
 
-    async def set_wish(self, ident: AgentId, wish: AgentWish, who: str) -> None:
-        """Persists the operator's wish, then acts on it."""
+    async def set_wish(
+        self, ident: AgentId, wish: AgentWish, who: str, deadline_ms: int = 0
+    ) -> None:
+        """Persists the operator's wish and a drain's deadline, then acts on it."""
+        # Without the wish a deadline means nothing; so it is kept before.
+        drains.set_deadline(self.state, ident, wish, deadline_ms, self.now())
+        await self.book.save_health()
         await self.storage.call(
             _Store,
             "SetAgentWish",
@@ -452,11 +486,13 @@ class Leader:
             timeout_s=STORE_TIMEOUT_S,
             retry=True,
         )
-        agents.set_wish(self.state, ident, wish, self.now())
+        agents.set_wish(self.state, ident, wish, self.now(), who=who, deadline_ms=deadline_ms)
         self.wake()
 
     async def load_wishes(self) -> None:
-        """Reads the operators' wishes; called before agents are met."""
+        """Reads the operators' wishes, and what agents are blamed for; called before agents are
+        met."""
+        await self.book.load_health()
         answer = await self.storage.call(
             _Store,
             "ListAgentWishes",

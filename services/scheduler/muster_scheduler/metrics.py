@@ -12,6 +12,10 @@ QUEUED = Gauge("muster_tasks_queued", "Tasks that wait for a place.")
 ASSIGNED = Gauge("muster_tasks_assigned", "Attempts sent to agents and not begun.")
 RUNNING = Gauge("muster_tasks_running", "Attempts that run.")
 AGENTS = Gauge("muster_agents", "Agents by state.", ("state",))
+AGENT_HEALTH = Gauge(
+    "muster_agent_health_score", "Health of agents that are not entirely well, 0 to 1.", ("agent",)
+)
+STUCK = Counter("muster_tasks_stuck", "Attempts ended because they showed no progress.")
 IMPROVEMENTS = Counter(
     "muster_improvements", "Plans of improving strategies for what waits.", ("result",)
 )
@@ -69,3 +73,4 @@ def forget_leadership() -> None:
     for gauge in (*OBJECTIVE, LEADER, TERM, QUEUED, ASSIGNED, RUNNING, MODEL_VERSION):
         gauge.set(0)
     AGENTS.clear()
+    AGENT_HEALTH.clear()

@@ -13,7 +13,7 @@ from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import wall_ms
 from muster.rpc.conversion import AGENT_STATE_TO_PROTO
 from muster_scheduler import metrics
-from muster_scheduler.core.commands import AgentChanged
+from muster_scheduler.core.commands import AgentChanged, Stuck
 from muster_scheduler.core.stragglers import Straggler
 from muster_scheduler.errors import passes
 
@@ -90,6 +90,21 @@ class Publisher:
                 agent=late.agent,
                 skill=late.task.spec.skill,
                 why=why,
+            )
+        )
+
+    def stuck(self, stuck: Stuck) -> None:
+        """An attempt shows no progress and is being ended."""
+        self.add(
+            storage_pb2.Event(
+                kind=storage_pb2.EVENT_KIND_TASK_STUCK,
+                tenant=stuck.task.spec.tenant,
+                at_ms=wall_ms(),
+                task_id=stuck.task.id,
+                attempt=stuck.attempt,
+                agent=stuck.agent,
+                skill=stuck.task.spec.skill,
+                why=stuck.why,
             )
         )
 

@@ -10,6 +10,7 @@ import orjson
 import structlog
 
 from muster.api.v1 import agent_pb2, scheduler_pb2, scheduler_pb2_grpc
+from muster.domain.agent import MAX_DRAIN_MS
 from muster.domain.agent_lifecycle import AgentWish
 from muster.domain.errors import (
     Conflict,
@@ -126,7 +127,13 @@ class SchedulerService(scheduler_pb2_grpc.SchedulerServiceServicer):
                 raise Conflict(f"agent {ident} has no supervisor connected that could restart it")
             leader.wake()
         elif request.action in _WISHES:
-            await leader.set_wish(ident, _WISHES[request.action], request.who)
+            wish = _WISHES[request.action]
+            if request.deadline_ms and wish is not AgentWish.DRAIN:
+                raise InvalidInput("deadline", request.deadline_ms, "only a drain has one")
+            if not 0 <= request.deadline_ms <= MAX_DRAIN_MS:
+                limit = f"0 to {MAX_DRAIN_MS} ms"
+                raise InvalidInput("deadline", request.deadline_ms, limit)
+            await leader.set_wish(ident, wish, request.who, request.deadline_ms)
         else:
             raise InvalidInput("action", request.action, "cordon, uncordon, drain or restart")
         return scheduler_pb2.ActOnAgentResponse(agent=_view(leader, agent))
@@ -330,9 +337,17 @@ def _view(leader: Leader, agent: AgentEntry) -> agent_pb2.AgentView:
         running_tasks=running,
         health=agent.health,
         phi=agent.phi,
+        health_reasons=leader.state.health.reasons(agent.id, leader.now().clock_ms),
         evidence=[
             agent_pb2.AgentEvidence(
-                at_ms=e.at_ms, state=conversion.AGENT_STATE_TO_PROTO[e.state], why=e.why
+                at_ms=e.at_ms,
+                state=conversion.AGENT_STATE_TO_PROTO[e.state],
+                why=e.why,
+                what=e.what,
+                who=e.who,
+                phi=e.phi,
+                silent_ms=e.silent_ms,
+                incarnation=e.incarnation,
             )
             for e in agent.evidence
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from muster.domain.errors import Conflict
+from muster_storage.continuity import Continuity
 from muster_storage.records import (
     DeleteVerdict,
     Drop,
@@ -24,9 +25,14 @@ class RedisCluster:
     """ClusterStore."""
 
     def __init__(
-        self, link: RedisLink, events_kept: int, durability: Callable[[], Durability]
+        self,
+        link: RedisLink,
+        events_kept: int,
+        continuity: Continuity,
+        durability: Callable[[], Durability],
     ) -> None:
         self._link = link
+        self._continuity = continuity
         self._events_kept = events_kept
         self._durability = durability
 
@@ -47,6 +53,8 @@ class RedisCluster:
 
     async def confirm_term(self, term: int, advance_ms: int) -> tuple[bool, int]:
         current, clock_ms = await self._link.script("confirm_term", term, advance_ms)
+        if current == 1 and advance_ms > 0:
+            self._continuity.led(term, int(clock_ms))
         return current == 1, int(clock_ms)
 
     async def term(self) -> int:
@@ -130,8 +138,9 @@ class RedisCluster:
 class RedisValues:
     """ValueStore."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, continuity: Continuity) -> None:
         self._link = link
+        self._continuity = continuity
 
     async def value(self, tenant: str, key: str) -> Value | None:
         value, content_type, etag = await self._link.call(
@@ -142,6 +151,7 @@ class RedisValues:
     async def put_value(
         self, tenant: str, key: str, value: Value, *, if_match: str, if_none_match: bool
     ) -> PutVerdict:
+        self._continuity.check(0)
         written, etag, created = await self._link.script(
             *("put_value", tenant, key, value.value, value.content_type),
             *(if_match, int(if_none_match)),
@@ -149,6 +159,7 @@ class RedisValues:
         return PutVerdict(written == 1, etag.decode(), created == 1)
 
     async def delete_value(self, tenant: str, key: str, if_match: str) -> DeleteVerdict:
+        self._continuity.check(0)
         deleted, etag = await self._link.script("delete_value", tenant, key, if_match)
         return DeleteVerdict(deleted == 1, etag.decode())
 

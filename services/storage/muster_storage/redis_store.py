@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 
+import structlog
+
+from muster_storage.continuity import Continuity
 from muster_storage.records import Durability
 from muster_storage.redis_events import RedisEvents
 from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink, RedisRefusedError
 from muster_storage.redis_shared import RedisBlobs, RedisCluster, RedisValues
 from muster_storage.redis_tasks import RedisTasks
+
+_LOG = structlog.get_logger("muster.storage")
 
 # Of events in the stream: at 15,000 a second, what a subscriber may be away for is 13 s.
 EVENTS_KEPT = 200_000
@@ -38,14 +43,16 @@ class RedisStore:
             address,
             timeout_s=timeout_s,
             name="calls",
-            fit=self._fit_weak if allow_weak else why_unfit,
+            fit=self._fit,
         )
+        self._allow_weak = allow_weak
         self._durability = Durability()
+        continuity = self._continuity = Continuity()
         self._tail_link = RedisLink(address, timeout_s=timeout_s + TAIL_WAIT_S, name="events")
         self.events = RedisEvents(self._link, self._tail_link)
-        self.tasks = RedisTasks(self._link, self.events, events_kept)
-        self.cluster = RedisCluster(self._link, events_kept, lambda: self._durability)
-        self.values = RedisValues(self._link)
+        self.tasks = RedisTasks(self._link, self.events, events_kept, continuity)
+        self.cluster = RedisCluster(self._link, events_kept, continuity, lambda: self._durability)
+        self.values = RedisValues(self._link, continuity)
         self.blobs = RedisBlobs(self._link)
 
     async def run(self) -> None:
@@ -54,11 +61,19 @@ class RedisStore:
             group.create_task(self._link.run(), name="redis calls")
             group.create_task(self._tail_link.run(), name="redis events")
 
-    async def _fit_weak(self, link: RedisLink) -> str | None:
-        """Finds out what this Redis may lose, and takes it all the same."""
-        weak = await why_weak(link) is not None
+    async def _fit(self, link: RedisLink) -> str | None:
+        why = await why_weak(link)
+        if why is not None and not self._allow_weak:
+            return why
+        weak = why is not None
         self._durability = Durability(weak, await _run_of(link) if weak else "")
-        return await why_layout_unfit(link)
+        unfit = await why_layout_unfit(link)
+        if unfit is None:
+            clock_ms, store = await link.call("MGET", f"{KEY_PREFIX}clock", f"{KEY_PREFIX}store")
+            self._continuity.connected(int(clock_ms or 0), (store or b"").decode())
+            if self._continuity.broken:
+                _LOG.error("Redis is older than it was, or another one: it is not written to")
+        return unfit
 
     def why_not_ready(self) -> str | None:
         return self._link.why_not_ready() or self._tail_link.why_not_ready()
@@ -72,11 +87,6 @@ async def _run_of(link: RedisLink) -> str:
         return ""
     found = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
     return found[1] if found else ""
-
-
-async def why_unfit(link: RedisLink) -> str | None:
-    """One sentence when this Redis may not be used."""
-    return await why_weak(link) or await why_layout_unfit(link)
 
 
 async def why_layout_unfit(link: RedisLink) -> str | None:

@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 
 from muster.domain.errors import StaleTerm
 from muster.domain.ids import TenantId, request_prefix
+from muster_storage.continuity import Continuity
 from muster_storage.metrics import REFUSED_WRITES
 from muster_storage.records import (
     APPLIED,
@@ -56,8 +57,11 @@ ALL_STATES = range(PENDING, LAST_STATE + 1)
 class RedisTasks:
     """TaskStore. What it writes into the event log it also tells `events` of."""
 
-    def __init__(self, link: RedisLink, events: RedisEvents, events_kept: int) -> None:
+    def __init__(
+        self, link: RedisLink, events: RedisEvents, events_kept: int, continuity: Continuity
+    ) -> None:
         self._link = link
+        self._continuity = continuity
         self._events = events
         self._events_kept = events_kept
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
@@ -76,6 +80,7 @@ class RedisTasks:
                         standing[position] = row
                 else:
                     self._events.wrote(first, _runs(tasks, batch))
+        self._continuity.heard(clock_ms)
         return Created(clock_ms if calls else await self._clock_ms(), standing)
 
     async def apply(self, term: int, changes: Sequence[Change]) -> list[Verdict]:
@@ -231,6 +236,7 @@ class RedisTasks:
     async def _fenced(
         self, script: str, term: int, argument_lists: Sequence[Sequence[Argument]]
     ) -> list[Reply]:
+        self._continuity.check(term)
         if not argument_lists:
             return []
         answers = await self._link.script_each(script, argument_lists)

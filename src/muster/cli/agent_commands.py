@@ -16,12 +16,14 @@ AgentArgument = Annotated[str, typer.Argument(metavar="ID", help="The agent's id
 _ACTIONS = {
     "cordon": "Give an agent no new tasks; those it has go on.",
     "uncordon": "Give an agent tasks again, after cordon or drain.",
-    "drain": "Give an agent no new tasks, let it finish, and let it go.",
     "restart": "Start an agent's runtime anew; its tasks begin again.",
 }
 _PAGE = 1000
 # So many names of skills fit beside the rest.
 _SHOWN_SKILLS = 6
+# Of a timeline: less silence than between beats, and no suspicion, are left out.
+_SILENT_MS = 1_500
+_PHI = 0.5
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(context_settings={"ignore_unknown_options": False})(agent)
     for name, text in _ACTIONS.items():
         _add_action(app, name, text)
+    app.command()(drain)
 
 
 def agents(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -76,7 +79,7 @@ def agent(
 
 
 def _print_agent(agent: dict[str, Any]) -> None:
-    from muster.cli.show import age, clock, local_time, pairs, table  # noqa: PLC0415
+    from muster.cli.show import age, local_time, pairs, table  # noqa: PLC0415
 
     now = datetime.now(UTC)
     capacity, used = agent.get("capacity") or {}, agent.get("used") or {}
@@ -87,6 +90,7 @@ def _print_agent(agent: dict[str, Any]) -> None:
             ("state", agent["state"]),
             ("wish", agent.get("wish") if agent.get("wish") != "NONE" else None),
             ("health", _health(agent.get("health"))),
+            ("because of", "; ".join(agent.get("health_reasons") or [])),
             ("phi", agent.get("phi")),
             ("incarnation", agent.get("incarnation")),
             ("since", local_time(agent.get("registered_at"))),
@@ -104,8 +108,19 @@ def _print_agent(agent: dict[str, Any]) -> None:
     if evidence:
         print()
         table(
-            ("WHEN", "STATE", "WHY"),
-            ((clock(item.get("at")), item["state"], item["why"]) for item in evidence),
+            ("WHEN", "WHAT", "STATE", "SILENT", "PHI", "WHO", "WHY"),
+            (
+                (
+                    local_time(item.get("at")),
+                    item.get("what") or "",
+                    item["state"],
+                    _silence(item.get("silent_ms")),
+                    _phi(item.get("phi")),
+                    item.get("who") or "",
+                    item["why"],
+                )
+                for item in evidence
+            ),
             empty="",
         )
 
@@ -124,6 +139,27 @@ def _add_action(app: typer.Typer, name: str, text: str) -> None:
     app.command(name, help=text)(act)
 
 
+def drain(
+    ctx: typer.Context,
+    ident: AgentArgument,
+    deadline: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="What still runs after so long goes back to the queue, e.g. 60s."
+        ),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent no new tasks, let it finish, and let it go."""
+    session: Session = ctx.obj
+    body = {"deadline": deadline} if deadline else None
+    answer = session.rest.post(f"/v1/agents/{quote(ident, safe='')}/drain", body)
+    if as_json:
+        session.print_json(answer)
+    else:
+        print(f"{ident} {answer['state']}")
+
+
 def _tasks_of(agent: dict[str, Any]) -> str:
     return f"{agent.get('running_tasks', 0)} of {(agent.get('capacity') or {}).get('slots', '?')}"
 
@@ -135,6 +171,18 @@ def _share(agent: dict[str, Any], resource: str) -> str:
 
 def _health(health: object) -> str:
     return f"{health:.2f}" if isinstance(health, int | float) else ""
+
+
+def _silence(silent_ms: object) -> str:
+    """How long it had not been heard, where that is worth a word."""
+    from muster.cli.show import duration  # noqa: PLC0415
+
+    known = isinstance(silent_ms, int | float) and silent_ms >= _SILENT_MS
+    return duration(float(silent_ms) / 1000) if known else ""  # type: ignore[arg-type]
+
+
+def _phi(phi: object) -> str:
+    return f"{phi:.1f}" if isinstance(phi, int | float) and phi >= _PHI else ""
 
 
 def _skills(skills: list[str] | None) -> str:

@@ -239,7 +239,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """An agent. `offers`, `evidence` and `metrics` come with a single agent only."""
+    """An agent. `offers`, `evidence`, its timeline, and `metrics` come with a single agent only."""
 
     id: str
     state: str
@@ -247,6 +247,7 @@ class Agent(msgspec.Struct, frozen=True):
     wish: str = ""
     incarnation: int = 0
     health: float = 0.0
+    health_reasons: list[str] = []
     phi: float = 0.0
     capacity: dict[str, str] = {}
     used: dict[str, str] = {}

@@ -8,6 +8,8 @@ from muster.domain.ids import DEFAULT_TENANT, AgentId, TenantId
 from muster.domain.resources import ResourceVector
 
 MAX_SKILLS = 256
+# A day: what a drain waits for longer, it may as well wait for to its end.
+MAX_DRAIN_MS = 24 * 3_600_000
 MAX_SKILL_SCHEMA_BYTES = 64 * 1024
 
 

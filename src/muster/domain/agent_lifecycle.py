@@ -88,6 +88,7 @@ TRANSITIONS: Mapping[tuple[AgentState, AgentEvent], AgentState] = MappingProxyTy
         (_SUSPECT, AgentEvent.RESTART): _RESTARTING,
         (_DOWN, AgentEvent.RESTART): _RESTARTING,
         (_QUARANTINED, AgentEvent.RESTART): _RESTARTING,
+        (_PAROLE, AgentEvent.RESTART): _RESTARTING,
         (_READY, AgentEvent.REJOINED): _JOINING,
         (_SUSPECT, AgentEvent.REJOINED): _JOINING,
         (_DOWN, AgentEvent.REJOINED): _JOINING,

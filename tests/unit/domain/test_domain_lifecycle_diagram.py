@@ -52,7 +52,7 @@ def test_both_tables_are_drawn_whole_but_for_what_leads_on_from_most_states() ->
     agents = {(b.value, e.value, a.value) for (b, e), a in agent_lifecycle.TRANSITIONS.items()}
     assert moves_drawn(mermaid(task_lifecycle.TRANSITIONS)) == tasks
     left_out = {e.value for e in from_most_states(agent_lifecycle.TRANSITIONS)}
-    assert left_out == {"REJOINED", "DIED", "LEAVE", "DRAIN"}
+    assert left_out == {"REJOINED", "DIED", "LEAVE", "DRAIN", "RESTART"}
     drawn = {move for move in agents if move[1] not in left_out}
     assert moves_drawn(mermaid(agent_lifecycle.TRANSITIONS)) == drawn
     assert moves_drawn(render_page()) == tasks | drawn

@@ -14,7 +14,8 @@ from muster.domain.resources import ResourceVector
 from muster.domain.task import Outcome, OutcomeKind, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import agents, tasks
-from muster_scheduler.core.commands import Commands
+from muster_scheduler.core.commands import Commands, Stuck
+from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import AttemptRef, Now, OpenTask, Write
 from muster_scheduler.core.state import ClusterState
@@ -62,6 +63,8 @@ class Bench:
         self.restarts: list[tuple[AgentId, int]] = []
         self.changes: list[tuple[AgentId, AgentState]] = []
         self.reloads: list[TaskId] = []
+        self.alarms: list[Alarm] = []
+        self.stuck: list[Stuck] = []
         self._count = 0
 
     @property
@@ -195,6 +198,8 @@ class Bench:
         self.restarts.extend((agent, number) for agent, number, _ in commands.restarts)
         self.changes.extend((change.agent, change.state) for change in commands.changed)
         self.reloads.extend(ident_ for _, ident_ in commands.reload)
+        self.alarms.extend(commands.alarms)
+        self.stuck.extend(commands.stuck)
 
     def words(self, agent: AgentId) -> list[str]:
         """What the agent was told since the last call, without the attempts."""

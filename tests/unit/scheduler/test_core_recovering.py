@@ -13,6 +13,7 @@ from muster.domain.task import OnDisconnect
 from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import agents, recovering, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
+from muster_scheduler.core.health import HealthBook
 from muster_scheduler.core.records import OpenTask
 from muster_scheduler.core.recoveries import Recoveries, Recovery
 from muster_scheduler.core.recovering import MAX_PLANS_PER_S, REJOIN_MS
@@ -23,9 +24,17 @@ DOWN, READY, RESTARTING = AgentState.DOWN, AgentState.READY, AgentState.RESTARTI
 SILENT_MS = 10_000
 
 
+class Forgiving(HealthBook):
+    """Deaths cost nothing, so that an agent that comes back is as good a place as before."""
+
+    def points(self, ident: AgentId, now_ms: int) -> float:
+        return 0.0
+
+
 def bench_of(policy: str, *others: AgentId) -> Bench:
     """A cluster of A and the others."""
     bench = Bench(recovery=policy)
+    bench.state.health = Forgiving()
     for agent in (A, *others):
         bench.join(agent)
     return bench

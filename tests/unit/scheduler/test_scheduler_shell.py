@@ -104,6 +104,12 @@ def fine(method: str, request: Any) -> Any:
         return [storage_pb2.LoadOpenResponse(tail_from="1")]
     if method == "Tail":
         return [storage_pb2.TailResponse(last_id="1")]
+    if method == "GetValue":
+        return storage_pb2.GetValueResponse()
+    if method == "ListValues":
+        return storage_pb2.ListValuesResponse()
+    if method == "PutValue":
+        return storage_pb2.PutValueResponse(written=True)
     return storage_pb2.PublishResponse()
 
 

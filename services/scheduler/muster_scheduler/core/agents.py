@@ -20,8 +20,10 @@ from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.task import OnDisconnect, Wish
 from muster.domain.task_lifecycle import HELD_STATES
-from muster_scheduler.core import overdue, recovering, tasks
+from muster_scheduler.core import drains, overdue, quarantine, recovering, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
+from muster_scheduler.core.health import Blame
+from muster_scheduler.core.mass_failure import LEAST_SILENT, Seen
 from muster_scheduler.core.records import NOBODY, AgentEntry, AttemptRef, Evidence, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.core.suspects import charged, judge_kept
@@ -30,6 +32,8 @@ SILENT_AND_LEASELESS_MS = 10_000
 SILENT_MS = 60_000
 # A session is answered every second; three missed beats are worth a doubt.
 SUSPECT_MS = 3_500
+# Agents that are silent for so long count when many fall silent together: before any is given up.
+MASS_SILENT_MS = 6_000
 # A supervisor kills and starts a runtime well within this.
 RESTART_MS = 60_000
 # An agent that is gone is shown for this long.
@@ -197,19 +201,35 @@ def runtime_died(
     if agent is None or incarnation < agent.incarnation:
         return
     _meet(state, agent, incarnation, now)
-    agent.session = False
+    agent.session, agent.buried = False, True
     suspects = {(r.task_id, r.attempt) for r in started} if started_known else None
     why = f"its supervisor says that the runtime died: {why}"
     _die(state, agent, why, suspects, now, fenced=True)
 
 
-def set_wish(state: ClusterState, ident: AgentId, wish: AgentWish, now: Now) -> None:
-    """The operator wants the agent used, spared (CORDON) or emptied (DRAIN)."""
+def set_wish(
+    state: ClusterState,
+    ident: AgentId,
+    wish: AgentWish,
+    now: Now,
+    *,
+    who: str = "",
+    deadline_ms: int = 0,
+) -> None:
+    """The operator wants the agent used, spared (CORDON) or emptied (DRAIN).
+
+    `deadline_ms`: after so long a drain gives what still runs back to the queue; 0 = never.
+    """
     state.wishes[ident] = wish
+    drains.set_deadline(state, ident, wish, deadline_ms, now)
     agent = state.agents.get(ident)
     if agent is None:
         return
     agent.wish = wish
+    within = f" within {deadline_ms / 1000:g} s" if deadline_ms else ""
+    state.note(agent, "WISH", f"its operators want: {wish.value}{within}", now, who)
+    if wish is AgentWish.NONE:
+        quarantine.pardon(state, agent, now)
     if wish is AgentWish.DRAIN:
         state.commands.pushes[ident].drain = True
         if _can(agent, AgentEvent.DRAIN):
@@ -235,7 +255,11 @@ def judge(state: ClusterState, now: Now) -> None:
     """Looks at every agent's silence; called about once a second while it may be judged."""
     _pardon(state, now)
     judge_kept(state, now)
+    _look_for_mass_failure(state, now)
     for agent in list(state.agents.values()):
+        if agent.state not in _GONE and state.mass_failure.spares(agent.zone):
+            _settle(state, agent, now)
+            continue
         silent_ms = now.boot_ms - agent.heard_boot_ms
         leaseless = state.registry_seen and not agent.leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
@@ -255,9 +279,31 @@ def judge(state: ClusterState, now: Now) -> None:
                 if task.spec.on_disconnect is OnDisconnect.STOP:
                     tasks.lost(state, task, f"agent {agent.id} is cut off", False, now)
         if agent.session and silent_ms < SUSPECT_MS and overdue.look_at(state, agent, now):
+            state.health.blame(agent.id, Blame.UNENDED, now.clock_ms)
             restart(state, agent.id, "it does not end what it was told to end", now)
         _settle(state, agent, now)
     recovering.step(state, now)
+    quarantine.judge(state, now)
+    drains.judge(state, now)
+
+
+def _look_for_mass_failure(state: ClusterState, now: Now) -> None:
+    silent_before = now.boot_ms - MASS_SILENT_MS
+    silent = sum(1 for agent in state.agents.values() if agent.heard_boot_ms <= silent_before)
+    if silent < LEAST_SILENT and not state.mass_failure.zones:
+        return
+    seen = [
+        Seen(
+            agent.id,
+            agent.zone,
+            agent.heard_boot_ms if agent.heard_boot_ms <= silent_before else None,
+        )
+        for agent in state.agents.values()
+        # Of the others it is known why they are silent.
+        if not (agent.buried or agent.restarting or agent.draining)
+        and agent.state is not AgentState.LEFT
+    ]
+    state.commands.alarms.extend(state.mass_failure.look(seen, now.boot_ms))
 
 
 def _judge_gone(state: ClusterState, agent: AgentEntry, now: Now) -> None:
@@ -300,11 +346,13 @@ def _meet(state: ClusterState, agent: AgentEntry, incarnation: int, now: Now) ->
         if task.status.incarnation < incarnation
     ]
     agent.incarnation = incarnation
-    agent.session = agent.draining = agent.suspected = False
+    agent.session = agent.draining = agent.suspected = agent.buried = False
     agent.distrusted_until_boot_ms = 0
     agent.owed.clear()
     agent.heard_boot_ms = now.boot_ms
     if not first and agent.state is not AgentState.JOINING:
+        if agent.state not in _GONE:
+            _blame_death(state, agent, now, on_purpose=on_purpose)
         state.enter(agent, AgentEvent.REJOINED, f"incarnation {incarnation} registered", now)
     agent.restarting = False
     if recovering.met(state, agent, older, now):
@@ -339,6 +387,7 @@ def _settle(state: ClusterState, agent: AgentEntry, now: Now) -> None:
         state.enter(agent, AgentEvent.SUSPECTED, ", ".join(doubts), now)
     elif agent.state is AgentState.SUSPECT and not doubts and agent.session:
         state.enter(agent, AgentEvent.CLEARED, "all is well again", now)
+    quarantine.settle(state, agent, now)
     state.refresh(agent)
 
 
@@ -364,6 +413,7 @@ def _die(
     """
     if _can(agent, AgentEvent.DIED):
         state.enter(agent, AgentEvent.DIED, why, now)
+        _blame_death(state, agent, now, on_purpose=agent.restarting or agent.draining)
     state.refresh(agent)
     begun = [
         t
@@ -376,6 +426,11 @@ def _die(
     if not recovering.begin(state, agent, why, to_charge, now, dead=fenced):
         _lose_tasks(state, agent, why, to_charge, now, fenced=fenced)
     agent.restarting = False
+
+
+def _blame_death(state: ClusterState, agent: AgentEntry, now: Now, *, on_purpose: bool) -> None:
+    if not on_purpose:
+        state.health.blame(agent.id, Blame.DEATH, now.clock_ms)
 
 
 def _lose_tasks(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import Wish
+from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.records import AttemptRef, OpenTask, Write
 from muster_scheduler.core.recoveries import Recovery
 
@@ -34,6 +35,16 @@ class AgentChanged:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """An attempt was found to show no progress; becomes an event."""
+
+    task: OpenTask
+    agent: AgentId
+    attempt: int
+    why: str
+
+
 @dataclass(slots=True)
 class Commands:
     """All that is to be done, in no order between the lists.
@@ -42,6 +53,9 @@ class Commands:
     pushes    by agent
     restarts  (agent, incarnation, why) for the agents' supervisors
     changed   agents that entered a state
+    noted     agents whose timeline has grown
+    alarms    of the whole cluster or a zone
+    stuck     attempts that show no progress
     reload    tasks whose stored status is not what was believed
     recoveries  those that began, ended, or have another action; one may be there more than once
     """
@@ -51,4 +65,7 @@ class Commands:
     restarts: list[tuple[AgentId, int, str]] = field(default_factory=list)
     changed: list[AgentChanged] = field(default_factory=list)
     reload: list[tuple[TenantId, TaskId]] = field(default_factory=list)
+    noted: set[AgentId] = field(default_factory=set)
+    alarms: list[Alarm] = field(default_factory=list)
+    stuck: list[Stuck] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)

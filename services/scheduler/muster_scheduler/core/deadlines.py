@@ -14,7 +14,7 @@ from muster_scheduler.core.records import OpenTask
 TIMEOUT_GRACE_MS = 5_000
 # A `stop` task is killed by its agent within 12 s of the last answered beat.
 STOP_GIVEN_AWAY_MS = 13_000
-# A task has at most four moments at once. Those of tasks that have ended are shed once there are
+# A task has at most five moments at once. Those of tasks that have ended are shed once there are
 # twice as many: a deadline of a day must not keep a task in memory for a day.
 _KEPT_PER_TASK = 8
 _KEPT_AT_LEAST = 1_000
@@ -27,6 +27,11 @@ class Moment(Enum):
     START = "it had to be started by now"
     TOTAL = "it had to end by now"
     TIMEOUT = "its attempt had to end by now"
+    PROGRESS = "its attempt had to show progress by now"
+
+
+# Moments of an attempt; when it is over they mean nothing.
+_OF_ATTEMPTS = frozenset({Moment.TIMEOUT, Moment.PROGRESS})
 
 
 class Deadlines:
@@ -69,7 +74,7 @@ class Deadlines:
             entry
             for entry in self._heap
             if open_tasks.get(entry[3].id) is entry[3]
-            and (entry[2] is not Moment.TIMEOUT or entry[4] == entry[3].status.attempt)
+            and (entry[2] not in _OF_ATTEMPTS or entry[4] == entry[3].status.attempt)
         ]
         heapq.heapify(self._heap)
 

@@ -28,6 +28,8 @@ RETRY_FIRST_MS = 200
 RETRY_LAST_MS = 60_000
 # An agent that had no room after all is asked again after this; it says so rarely.
 RETURNED_PAUSE_MS = 100
+# Of an attempt that was ended for it.
+NO_PROGRESS_KIND = "no_progress"
 _WITHOUT_WORDS = {
     TaskEvent.CANCEL: OutcomeKind.CANCELLED,
     TaskEvent.TIME_OUT: OutcomeKind.TIMED_OUT,
@@ -175,7 +177,7 @@ def after_outcome(
         return ended(status, spec.id, TaskEvent.SUCCEED, wall_ms, outcome=outcome)
     if _must_end(spec, status, clock_ms):
         return _wished(status, spec.id, wall_ms, outcome)
-    if status.wish is Wish.TIME_OUT:
+    if status.wish is Wish.TIME_OUT and outcome.error_kind != NO_PROGRESS_KIND:
         kind = OutcomeKind.TIMED_OUT
     if kind in (OutcomeKind.RETURNED, OutcomeKind.CANCELLED):
         why = f"agent {status.agent} gave it back" + (f": {outcome.error}" if outcome.error else "")

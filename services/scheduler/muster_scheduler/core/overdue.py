@@ -10,6 +10,7 @@ from typing import Final
 
 from muster.domain.task import OnDisconnect, Wish
 from muster_scheduler.core import tasks
+from muster_scheduler.core.health import Blame
 from muster_scheduler.core.records import AgentEntry, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 
@@ -45,6 +46,7 @@ def look_at(state: ClusterState, agent: AgentEntry, now: Now) -> bool:
                 unstarted.append(task)
     if unstarted:
         agent.distrusted_until_boot_ms = now.boot_ms + DISTRUSTED_MS
+        state.health.blame(agent.id, Blame.UNSTARTED, now.clock_ms)
     for task in unstarted:
         seconds = UNSTARTED_MS // 1000
         why = f"agent {agent.id} was given it and did not start it within {seconds} s"

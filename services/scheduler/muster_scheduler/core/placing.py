@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId
 from muster_scheduler.core.foretelling import (
     Placements,
@@ -18,6 +19,7 @@ from muster_scheduler.core.foretelling import (
 from muster_scheduler.core.improving import due_parts, in_loop
 from muster_scheduler.core.mix import TOLD_THE_MIX
 from muster_scheduler.core.outcomes import assigned
+from muster_scheduler.core.quarantine import probe_given
 from muster_scheduler.core.queue import Candidate, Line, LineKey
 from muster_scheduler.core.records import AttemptRef, Effect, EffectKind, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
@@ -141,6 +143,11 @@ def _plan(
         given = None
         if row >= 0 and _admits(state, snapshot, candidate.class_id, row):
             agent_id = AgentId(state.table.agent_id_at(row))
+            if state.on_parole and not state.agents[agent_id].usable:
+                # It was given its probe a moment ago.
+                unplaced.append(candidate)
+                blocked.add(candidate.line.key)
+                continue
             given = NO_DEVICES
             if has_devices:
                 planned = plan.devices.get(index, NO_DEVICES)
@@ -162,7 +169,10 @@ def _follow_proposal(state: ClusterState, now: Now) -> int:
     placed = 0
     for task, agent_id, class_id in due_parts(state, now):
         snapshot = state.table.view()
-        if not _admits(state, snapshot, class_id, snapshot.rows[agent_id]):
+        if not (
+            _admits(state, snapshot, class_id, snapshot.rows[agent_id])
+            and state.agents[AgentId(agent_id)].usable
+        ):
             state.stale_proposals += 1
             continue
         state.queue.discard(task)
@@ -195,5 +205,7 @@ def _assign(
     status = assigned(task.status, task.id, agent_id, agent.incarnation, now.wall_ms, given)
     task.started = False
     state.charge(task, agent, devices)
+    if state.on_parole and agent.state is AgentState.PAROLE:
+        probe_given(state, agent, task, status.attempt)
     ref = AttemptRef(task.id, status.attempt, task.spec.tenant)
     state.decide(task, status, Effect(EffectKind.ASSIGN, agent_id, ref))

@@ -12,13 +12,15 @@ from muster.domain.agent_lifecycle import AgentState, AgentWish, may_receive_wor
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import POISON_DEATHS, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import TaskState
+from muster_scheduler.core.mass_failure import ZONE_LABEL
 from muster_scheduler.learning.attempts import TaskFeatures
 from muster_scheduler.placement.devices import NO_DEVICES, Devices
 
 # A task that so many agents have died with runs alone: one more, and it is DEAD.
 SUSPECT_DEATHS = POISON_DEATHS - 1
-# Evidence shown for an agent; older entries are in the events.
-MAX_EVIDENCE = 20
+# Entries of an agent's timeline; older ones are in the events, while those are kept.
+MAX_EVIDENCE = 50
+MAX_WHY_CHARS = 500
 NOBODY = TaskId("")
 
 
@@ -90,7 +92,8 @@ class OpenTask:
     `row` is the agent table's row that the task is charged to, -1 = none; `devices` are those that
     it is charged with there. `alone_since_boot_ms` is
     since when a suspect waits to run alone, 0 = not known yet. `begun` is set while its attempt is
-    one that will be noted, `predicted_s` is how long it was expected to run, 0 = nobody knew;
+    one that will be noted, `progress_clock_ms` is when it last showed progress, where that is
+    watched, `predicted_s` is how long it was expected to run, 0 = nobody knew;
     `features` are what a model sees of it, once one has looked.
     """
 
@@ -105,6 +108,7 @@ class OpenTask:
         "id",
         "plain_class_id",
         "predicted_s",
+        "progress_clock_ms",
         "queued",
         "row",
         "spec",
@@ -132,6 +136,7 @@ class OpenTask:
         self.waiting = False
         self.ahead = False
         self.alone_since_boot_ms = 0
+        self.progress_clock_ms = 0
         self.write: Write | None = None
         self.effects: list[Effect] = []
         self.begun: Begun | None = None
@@ -148,25 +153,36 @@ class OpenTask:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why an agent entered a state."""
+    """One entry of an agent's timeline: what happened, in which state that left it, and why.
+
+    `what` is an AgentEvent's name, WISH, or what else was done; `who` has asked for it, "" =
+    nobody; `phi` and `silent_ms` are as they were then.
+    """
 
     at_ms: int
     state: AgentState
     why: str
+    what: str = ""
+    who: str = ""
+    phi: float = 0.0
+    silent_ms: int = 0
+    incarnation: int = 0
 
 
 class AgentEntry:
     """An agent as the leader sees it.
 
     `record` is None while the registry has not shown it (a new leader meets tasks and sessions
-    first). `heard_boot_ms` is when its runtime was last heard. `leased` is whether the registry
-    shows it. `supervised` is whether its supervisor has a session, heard at `supervisor_boot_ms`.
-    `kept_for` is the suspect that it is kept for, "" = nobody, until `kept_until_boot_ms`. `owed`
-    are the attempts of which its word is awaited, and since when. Until `distrusted_until_boot_ms`
-    it gets nothing new, for it did not keep its word.
+    first). `buried`: its supervisor says that the runtime is dead. `heard_boot_ms` is when its
+    runtime was last heard. `leased` is whether the registry shows it. `supervised` is whether its
+    supervisor has a session, heard at `supervisor_boot_ms`. `kept_for` is the suspect that it is
+    kept for, "" = nobody, until `kept_until_boot_ms`. `owed` are the attempts of which its word is
+    awaited, and since when. `probe` is the (task, attempt) that it was given on parole. Until
+    `distrusted_until_boot_ms` it gets nothing new, for it did not keep its word.
     """
 
     __slots__ = (
+        "buried",
         "distrusted_until_boot_ms",
         "draining",
         "evidence",
@@ -179,6 +195,7 @@ class AgentEntry:
         "leased",
         "owed",
         "phi",
+        "probe",
         "record",
         "restarting",
         "session",
@@ -203,12 +220,14 @@ class AgentEntry:
         self.leased = False
         self.suspected = False
         self.draining = False
+        self.buried = False
         self.restarting = False
         self.kept_for = NOBODY
         self.kept_until_boot_ms = 0
         self.owed: dict[tuple[TaskId, int, Wish], int] = {}
         self.distrusted_until_boot_ms = 0
         self.phi = 0.0
+        self.probe: tuple[TaskId, int] | None = None
         self.health = 1.0
         self.heard_boot_ms = now.boot_ms
         self.since_boot_ms = now.boot_ms
@@ -223,7 +242,15 @@ class AgentEntry:
             and may_receive_work(self.state, self.wish)
             and not self.draining
             and not self.suspected
+            and (self.probe is None or self.state is not AgentState.PAROLE)
         )
+
+    @property
+    def zone(self) -> str:
+        """Its label `zone`; "" = it has none."""
+        if self.record is None:
+            return ""
+        return next((v for k, v in self.record.spec.labels if k == ZONE_LABEL), "")
 
     def note(self, evidence: Evidence) -> None:
         """Keeps the newest evidence."""

@@ -18,10 +18,13 @@ from muster.domain.task_lifecycle import ENDED_STATES
 from muster_scheduler.core.choices import Choices
 from muster_scheduler.core.commands import AgentChanged, Commands
 from muster_scheduler.core.deadlines import Deadlines
+from muster_scheduler.core.health import HealthBook, QuarantineSettings
+from muster_scheduler.core.mass_failure import MassFailure
 from muster_scheduler.core.mix import ArrivalMix
 from muster_scheduler.core.notes import Notes
 from muster_scheduler.core.queue import WaitingQueue
 from muster_scheduler.core.records import (
+    MAX_WHY_CHARS,
     NOBODY,
     SUSPECT_DEATHS,
     AgentEntry,
@@ -65,6 +68,14 @@ class ClusterState:
         self.tasks: dict[TaskId, OpenTask] = {}
         self.agents: dict[AgentId, AgentEntry] = {}
         self.wishes: dict[AgentId, AgentWish] = {}
+        # Of drains, until when (cluster time) tasks may run on.
+        self.drains: dict[AgentId, int] = {}
+        self.health = HealthBook()
+        self.pruned_clock_ms = 0
+        # Agents on parole.
+        self.on_parole: set[AgentId] = set()
+        self.quarantines = QuarantineSettings()
+        self.mass_failure = MassFailure()
         # How many tasks of each tenant have a place; the queue's fairness.
         self.held: dict[TenantId, int] = defaultdict(int)
         # Started attempts whose RUNNING is not written yet.
@@ -273,9 +284,30 @@ class ClusterState:
             history=tuple(e.state.value for e in agent.evidence),
         )
         agent.since_boot_ms = now.boot_ms
-        agent.note(Evidence(now.wall_ms, agent.state, why))
+        self.note(agent, event.value, why, now)
+        if agent.state is AgentState.PAROLE:
+            self.on_parole.add(agent.id)
+        else:
+            self.on_parole.discard(agent.id)
         self.commands.changed.append(AgentChanged(agent.id, agent.incarnation, agent.state, why))
         self.refresh(agent)
+
+    def note(self, agent: AgentEntry, what: str, why: str, now: Now, who: str = "") -> None:
+        """An entry for the agent's timeline."""
+        silent_ms = max(0, now.boot_ms - agent.heard_boot_ms)
+        agent.note(
+            Evidence(
+                now.wall_ms,
+                agent.state,
+                why[:MAX_WHY_CHARS],
+                what,
+                who,
+                agent.phi,
+                silent_ms,
+                agent.incarnation,
+            )
+        )
+        self.commands.noted.add(agent.id)
 
     def refresh(self, agent: AgentEntry) -> None:
         """Brings the agent's row up to date after any change of it."""
@@ -337,5 +369,7 @@ def _why_not(agent: AgentEntry) -> str:
     if agent.state in (AgentState.READY, AgentState.PAROLE):
         if agent.kept_for != NOBODY and agent.session:
             return "kept for a task that agents died with"
+        if agent.probe is not None and agent.state is AgentState.PAROLE and agent.session:
+            return "on parole, with its probe"
         return "suspect" if agent.suspected else "not connected"
     return agent.state.value.lower()

@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId
-from muster_scheduler.core.records import SUSPECT_DEATHS, AgentEntry, Now, OpenTask
+from muster_scheduler.core.records import NOBODY, SUSPECT_DEATHS, AgentEntry, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 
 # As long as an agent is kept for a suspect: first to become empty, then while the suspect runs.
@@ -66,6 +67,16 @@ def place_alone(state: ClusterState, now: Now) -> list[tuple[OpenTask, AgentEntr
     return placed
 
 
+def resume(state: ClusterState, now: Now) -> None:
+    """A new leader has loaded all tasks: agents on which a suspect runs alone are kept for it
+    again. Those that an older leader kept free for one that still waits are found anew."""
+    for agent in state.agents.values():
+        if len(agent.tasks) == 1 and agent.kept_for == NOBODY:
+            (task,) = agent.tasks.values()
+            if task.status.agent_deaths >= SUSPECT_DEATHS:
+                state.keep(agent, task, now.boot_ms + KEPT_MS)
+
+
 def judge_kept(state: ClusterState, now: Now) -> None:
     """Opens agents that were kept for long enough; called about once a second."""
     for agent in list(state.kept.values()):
@@ -92,6 +103,7 @@ def _emptiest(state: ClusterState, task: OpenTask) -> AgentEntry | None:
             large &= snapshot.capacity[:, column] >= amount
         rows = np.flatnonzero(large).tolist()
         found = [state.agents[AgentId(state.table.agent_id_at(row))] for row in rows]
+        found = [agent for agent in found if agent.state is AgentState.READY]
         if found:
             return min(found, key=lambda agent: len(agent.tasks))
     return None

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from muster.domain.ids import AgentId
 from muster.domain.task import OnDisconnect, Outcome, TaskSpec, TaskStatus, Wish
 from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES, TaskEvent, TaskState
+from muster_scheduler.core import progress, quarantine
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS, TIMEOUT_GRACE_MS, Moment
 from muster_scheduler.core.notes import LOST
 from muster_scheduler.core.outcomes import (
@@ -95,6 +96,8 @@ def _load_held(state: ClusterState, task: OpenTask, now: Now) -> None:
     if task.started and task.spec.timeout_ms:
         due = status.started_clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
         state.deadlines.add(due, Moment.TIMEOUT, task)
+    if task.started:
+        progress.begin(state, task, now)
     to_charge = charged(older for older in overtaken if older.started)
     for older in overtaken:
         why = f"agent {agent.id} was restarted as incarnation {agent.incarnation}"
@@ -136,6 +139,7 @@ def started_attempt(
     if task.spec.timeout_ms:
         due = now.clock_ms + task.spec.timeout_ms + TIMEOUT_GRACE_MS
         state.deadlines.add(due, Moment.TIMEOUT, task)
+    progress.begin(state, task, now)
 
 
 def waiting_attempt(
@@ -176,10 +180,11 @@ def outcome(
     if task.begun is not None:
         state.notes.end(task, task.begun, result.kind.value, result, now)
     state.release(task)
+    quarantine.attempt_ended(state, task, result, now)
     status = after_outcome(
         task.spec,
         task.status,
-        result,
+        progress.outcome_of(task.spec, task.status, result),
         clock_ms=now.clock_ms,
         wall_ms=now.wall_ms,
         jitter=state.jitter(),
@@ -269,6 +274,9 @@ def due(state: ClusterState, now: Now) -> None:
         elif moment is Moment.TIMEOUT:
             if not pending and task.status.attempt == attempt:
                 _wish(state, task, Wish.TIME_OUT)
+        elif moment is Moment.PROGRESS:
+            if task.status.attempt == attempt:
+                _look_for_progress(state, task, now)
         elif moment is Moment.START and _has_started(task):
             continue
         elif now.clock_ms < task.status.created_clock_ms + _counted_ms(task, moment):
@@ -282,6 +290,14 @@ def due(state: ClusterState, now: Now) -> None:
             )
         else:
             _wish(state, task, Wish.TIME_OUT)
+
+
+def _look_for_progress(state: ClusterState, task: OpenTask, now: Now) -> None:
+    stuck = progress.due(state, task, now)
+    if stuck is not None:
+        task.status = replace(task.status, why=stuck.why)
+        _wish(state, task, Wish.TIME_OUT)
+        state.commands.stuck.append(stuck)
 
 
 def _counted_ms(task: OpenTask, moment: Moment) -> int:

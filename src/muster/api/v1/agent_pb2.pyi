@@ -261,6 +261,7 @@ class AgentView(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     PHI_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    HEALTH_REASONS_FIELD_NUMBER: _builtins.int
     state: Global___AgentState.ValueType
     wish: Global___AgentWish.ValueType
     assigned_tasks: _builtins.int
@@ -276,6 +277,10 @@ class AgentView(_message.Message):
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentEvidence]:
         """Why the agent is in this state, newest last."""
 
+    @_builtins.property
+    def health_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What lowers its health, in words."""
+
     def __init__(
         self,
         *,
@@ -288,10 +293,11 @@ class AgentView(_message.Message):
         health: _builtins.float = ...,
         phi: _builtins.float = ...,
         evidence: _abc.Iterable[Global___AgentEvidence] | None = ...,
+        health_reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_tasks", b"assigned_tasks", "evidence", b"evidence", "health", b"health", "phi", b"phi", "record", b"record", "running_tasks", b"running_tasks", "state", b"state", "used", b"used", "wish", b"wish"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_tasks", b"assigned_tasks", "evidence", b"evidence", "health", b"health", "health_reasons", b"health_reasons", "phi", b"phi", "record", b"record", "running_tasks", b"running_tasks", "state", b"state", "used", b"used", "wish", b"wish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,19 +310,37 @@ class AgentEvidence(_message.Message):
     AT_MS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    PHI_FIELD_NUMBER: _builtins.int
+    SILENT_MS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     state: Global___AgentState.ValueType
     why: _builtins.str
+    what: _builtins.str
+    """An event of its lifecycle, WISH, or what else was done."""
+    who: _builtins.str
+    """Who asked for it: an API key's id; empty = nobody."""
+    phi: _builtins.float
+    """As it was then."""
+    silent_ms: _builtins.int
+    incarnation: _builtins.int
     def __init__(
         self,
         *,
         at_ms: _builtins.int = ...,
         state: Global___AgentState.ValueType = ...,
         why: _builtins.str = ...,
+        what: _builtins.str = ...,
+        who: _builtins.str = ...,
+        phi: _builtins.float = ...,
+        silent_ms: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "state", b"state", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "incarnation", b"incarnation", "phi", b"phi", "silent_ms", b"silent_ms", "state", b"state", "what", b"what", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -306,19 +306,23 @@ class ActOnAgentRequest(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     action: Global___AgentAction.ValueType
     who: _builtins.str
+    deadline_ms: _builtins.int
+    """Of a drain: after so long what still runs goes back to the queue; 0 = it may run to its end."""
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
         action: Global___AgentAction.ValueType = ...,
         who: _builtins.str = ...,
+        deadline_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent", b"agent", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agent", b"agent", "deadline_ms", b"deadline_ms", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

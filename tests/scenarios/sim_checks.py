@@ -94,7 +94,9 @@ def check_touched(state: WatchedState) -> None:
                 pausing = {
                     e[3].id
                     for e in state.deadlines._heap
-                    if e[2] is Moment.RETRY and e[4] == e[3].status.attempt
+                    if e[2] is Moment.RETRY
+                    and e[4] == e[3].status.attempt
+                    and state.tasks.get(e[3].id) is e[3]
                 }
             _check_place(state, task, pausing or set())
     if state.touched_agents:

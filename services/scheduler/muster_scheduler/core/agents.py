@@ -257,9 +257,6 @@ def judge(state: ClusterState, now: Now) -> None:
     judge_kept(state, now)
     _look_for_mass_failure(state, now)
     for agent in list(state.agents.values()):
-        if agent.state not in _GONE and state.mass_failure.spares(agent.zone):
-            _settle(state, agent, now)
-            continue
         silent_ms = now.boot_ms - agent.heard_boot_ms
         leaseless = state.registry_seen and not agent.leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
@@ -269,12 +266,13 @@ def judge(state: ClusterState, now: Now) -> None:
                 _lose_tasks(state, agent, f"agent {agent.id} stayed away", set(), now)
             _judge_gone(state, agent, now)
             continue
-        if gone or silent_ms >= SILENT_MS:
+        spared = state.mass_failure.spares(agent.zone)
+        if (gone or silent_ms >= SILENT_MS) and not spared:
             seconds = silent_ms // 1000
             why = f"it was silent for {seconds} s"
             _die(state, agent, why + (" and its lease is gone" if gone else ""), None, now)
             continue
-        if silent_ms >= STOP_GIVEN_AWAY_MS:
+        if silent_ms >= STOP_GIVEN_AWAY_MS and not spared:
             for task in list(agent.tasks.values()):
                 if task.spec.on_disconnect is OnDisconnect.STOP:
                     tasks.lost(state, task, f"agent {agent.id} is cut off", False, now)

@@ -30,6 +30,7 @@ from muster_scheduler.recovery import (
     SpareLedger,
     decide,
     pause_s,
+    restart_emptied,
 )
 
 MEAN_WORK_S = 20.0
@@ -430,13 +431,16 @@ class Simulation:
         if outage.over:
             return
         self._decide(outage)
-        if outage.agent.held:
+        if outage.agent.held or self._may_mend(outage):
             self._at(self.now_s + 1.0, lambda: self._tick(outage))
 
     def _decide(self, outage: Outage) -> None:
         agent = outage.agent
         if not agent.held:
-            self._restart(outage)
+            if not self._may_mend(outage) or restart_emptied(
+                self._failure(outage), self.beliefs, self.settings, self.now_s
+            ):
+                self._restart(outage)
             return
         assert self.policy is not None
         failure = self._failure(outage)
@@ -455,9 +459,17 @@ class Simulation:
         for ident in decision.give_away:
             self._give_away(outage, by_id[ident])
         self.ledger.settle(str(agent.index))
-        if decision.action is Action.RESTART or not agent.held:
+        if decision.action is Action.RESTART:
             self._restart(outage)
+        elif not agent.held:
+            self._decide(outage)
         self._place()
+
+    def _may_mend(self, outage: Outage) -> bool:
+        """Whether it is asked what is best for an agent without tasks; the other policies restart
+        it at once."""
+        hung = outage.kind is FailureKind.HUNG and not outage.tried
+        return self.policy == "planned" and hung
 
     def _give_away(self, outage: Outage, task: Task) -> None:
         outage.agent.held.discard(task)
@@ -528,4 +540,5 @@ class Simulation:
             used=tuple(len(agent.held) for agent in there),
             slots=tuple(agent.slots for agent in there),
             open_response_s=self.open_tasks * MEAN_WORK_S,
+            queued=len(self.queue),
         )

@@ -90,6 +90,30 @@ async def test_a_killed_runtime_is_replaced_and_its_death_reported(
     await until(lambda: cluster.registry.incarnation == 3, "the third incarnation")
 
 
+async def test_a_hung_runtime_is_ended_whole_at_the_leaders_word_and_replaced(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    agent = await cluster.agent(SKILLS)
+    leader = cluster.leader
+    leader.give("stay", {"path": str(tmp_path / "a")})
+    leader.give("command", {"argv": ["sleep", "607"]})
+    await begun(tmp_path / "a")
+    await until(lambda: len(leader.started) == 2, "both started")
+    await until(lambda: leader.supervisor_hellos, "the supervisor's hello")
+    before = agent.processes()
+    # It cannot hear a signal that it would have to handle, nor end what is below it.
+    os.kill(agent.pid_of("runtime_process"), signal.SIGSTOP)
+    leader.push_supervisor(restart=S.RestartRuntime(incarnation=1, why="it hangs"))
+    death = (await until(lambda: leader.deaths, "the report"))[0]
+    assert (death.incarnation, death.started_known, len(death.started)) == (1, True, 0)
+    assert agent.process is not None
+    old = [pid for pid in before if pid != agent.process.pid]
+    assert not [pid for pid in old if alive(pid)], "something outlived the runtime"
+    await until(lambda: len(leader.hellos) == 2, "the new runtime's hello")
+    assert leader.hellos[1].incarnation == 2
+    assert await leader.result("echo", "again") == "again"
+
+
 async def test_when_the_supervisor_is_killed_nothing_is_left(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -128,7 +128,7 @@ def _extra(route: Route, *, secured: bool) -> dict[str, Any]:
 
 def _path_example(route: Route, name: str) -> str:
     if name == "id":
-        by_tag = {"agents": documents.AGENT, "keys": "0a1b2c3d4e5f"}
+        by_tag = {"agents": documents.AGENT, "keys": "0a1b2c3d4e5f", "alerts": "0a1b2c3d4e5f6071"}
         return by_tag.get(route.tag, documents.TASK_ID)
     return {"key": "models/current", "sha256": "9f86d081884c7d65" * 4}[name]
 

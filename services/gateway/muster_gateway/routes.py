@@ -6,6 +6,7 @@ from typing import Final
 
 from muster_gateway import (
     routes_agents,
+    routes_alerts,
     routes_data,
     routes_events,
     routes_keys,
@@ -23,6 +24,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *routes_results.ROUTES,
     *routes_data.ROUTES,
     *routes_agents.ROUTES,
+    *routes_alerts.ROUTES,
     *routes_events.ROUTES,
     *routes_keys.ROUTES,
     *routes_plans.ROUTES,

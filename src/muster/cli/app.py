@@ -11,6 +11,7 @@ import typer
 
 from muster.cli import (
     agent_commands,
+    alert_commands,
     cluster_commands,
     key_commands,
     policy_commands,
@@ -64,6 +65,7 @@ _passed_on(app, "down", ("down",), "End the cluster that `muster up` started.")
 cluster_commands.add_to(app)
 task_commands.add_to(app)
 agent_commands.add_to(app)
+alert_commands.add_to(app)
 key_commands.add_to(app)
 policy_commands.add_to(app)
 recovery_commands.add_to(app)

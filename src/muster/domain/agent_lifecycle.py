@@ -54,7 +54,7 @@ EVENT_MEANINGS: Mapping[AgentEvent, str] = MappingProxyType(
         AgentEvent.JOINED: "The agent is registered and holds a session with the leader.",
         AgentEvent.SUSPECTED: "A lease or heartbeats are missing: no new work, nothing moved.",
         AgentEvent.CLEARED: "The agent was heard again.",
-        AgentEvent.DIED: "The agent is given up; its tasks go back to the queue.",
+        AgentEvent.DIED: "The agent is given up; its tasks wait for it or go back to the queue.",
         AgentEvent.RESTART: "Its supervisor was told to start the runtime again.",
         AgentEvent.REJOINED: "A new incarnation of the agent registered.",
         AgentEvent.DRAIN: "It takes no new work and ends what it has.",

@@ -320,8 +320,21 @@ def test_a_hung_agent_without_tasks_is_restarted_too_but_not_without_end() -> No
     assert task.status.agent == B
     passes(bench, 1_000, B, supervised=True)
     assert bench.restarts == [(A, 1)]
-    passes(bench, 200_000, B, supervised=True)
-    assert bench.restarts == [(A, 1)] * bench.state.recoveries.settings.tries
+    passes(bench, 400_000, B, supervised=True)
+    # The hourly budget of restarts is spent.
+    assert bench.restarts == [(A, 1)] * bench.state.recoveries.settings.restarts_per_hour
+
+
+def test_a_hung_agent_without_tasks_is_let_mend_where_restarts_do_not_work() -> None:
+    bench = bench_of("planned", B)
+    now_s = bench.now.clock_ms / 1000
+    beliefs = bench.state.recoveries.beliefs
+    for _ in range(40):
+        beliefs.restart_ended(A, FailureKind.HUNG, False, 5.0, now_s)
+        beliefs.came_back(A, FailureKind.HUNG, 10.0, 14.0, False, now_s)
+    falls_silent(bench, B, supervised=True)
+    passes(bench, 5_000, B, supervised=True)
+    assert (bench.agent_state(A), bench.restarts) == (DOWN, [])
 
 
 def test_a_supervisor_that_is_not_heard_is_asked_for_nothing() -> None:

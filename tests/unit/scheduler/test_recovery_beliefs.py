@@ -63,8 +63,10 @@ def test_a_new_agent_borrows_and_an_old_one_keeps_its_own() -> None:
     assert bad < 0.1
     assert 0.45 < new < 0.55
     assert good > 0.9
-    # Kinds are apart.
-    assert beliefs.restart("bad", FailureKind.HUNG, 0.0).mean == pytest.approx(0.8)
+    # What is known of one kind is half known of another.
+    hung = beliefs.restart("bad", FailureKind.HUNG, 0.0)
+    assert bad < hung.mean < 0.2
+    assert (hung.seen, beliefs.restart("bad", DIED, 0.0).seen) == (20.0, 40.0)
 
 
 def test_old_news_fades_to_the_prior() -> None:

@@ -26,6 +26,7 @@ from muster_scheduler.recovery import (
     SpareLedger,
     decide,
     decide_all,
+    restart_emptied,
 )
 from muster_scheduler.recovery.bounds import before
 from muster_scheduler.recovery.situation import grouped, stepped, stepped_count
@@ -418,3 +419,61 @@ def test_plans_do_not_depend_on_what_was_planned_before(failed: Failure) -> None
         decide(failed, ROOMY, Beliefs(), SpareLedger(), made, 0.0).to_plain() for _ in range(2)
     )
     assert first == again
+
+
+# ------------------------------------------------------------- emptied agents, and the queue
+
+
+def taught(kind: FailureKind, *, restarts: bool, returns: bool) -> Beliefs:
+    """Restarts of "a7" that all worked or all failed; returns within 5 s of having been found."""
+    beliefs = Beliefs()
+    for _ in range(30):
+        beliefs.restart_ended("a7", kind, restarts, 4.0, 0.0)
+        if returns:
+            beliefs.came_back("a7", kind, 11.0, 14.0, False, 0.0)
+        else:
+            beliefs.stayed_away("a7", kind, 11.0, 300.0, 0.0)
+    return beliefs
+
+
+@pytest.mark.parametrize(
+    ("restarts", "returns", "wanted"),
+    [(True, False, True), (False, True, False)],
+)
+def test_an_agent_without_tasks_is_restarted_where_that_brings_it_back_sooner(
+    restarts: bool, returns: bool, wanted: bool
+) -> None:
+    beliefs = taught(HUNG, restarts=restarts, returns=returns)
+    emptied = failure(HUNG, ages=())
+    assert restart_emptied(emptied, beliefs, RecoverySettings(), 0.0) is wanted
+
+
+def test_what_cannot_be_restarted_or_is_being_restarted_is_not() -> None:
+    beliefs, made = taught(HUNG, restarts=True, returns=False), RecoverySettings()
+    for more in ({"reachable": False}, {"restarts_left": 0}, {"tried": 1, "restarting_s": 3}):
+        assert not restart_emptied(failure(HUNG, ages=(), **more), beliefs, made, 0.0)
+    assert not restart_emptied(failure(UNREACHABLE, ages=()), beliefs, made, 0.0)
+    # More often than tasks would be held for it, while the budget lasts.
+    often = failure(HUNG, ages=(), tried=made.tries + 1)
+    assert restart_emptied(often, beliefs, made, 0.0)
+
+
+def test_while_others_wait_nothing_is_won_by_moving_work_that_may_come_back() -> None:
+    beliefs = Beliefs()
+    for _ in range(10):
+        beliefs.came_back("a7", UNREACHABLE, 11.0, 25.0, True, 0.0)
+
+    def waits(queued: int) -> float:
+        cluster = Cluster(used=(8,) * 10, slots=(8,) * 10, queued=queued)
+        asked = failure(UNREACHABLE, ages=(30.0,) * 4)
+        made = RecoverySettings()
+        decision = decide(asked, cluster, beliefs, SpareLedger(), made, 0.0)
+        options = decision.assessment.options
+        return options[Action.MIGRATE].held_cost - options[Action.WAIT].held_cost
+
+    assert waits(0) < waits(40) < waits(400)
+
+
+def test_a_queue_of_less_than_nothing_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="queued"):
+        Cluster(used=(1,), slots=(2,), queued=-1)

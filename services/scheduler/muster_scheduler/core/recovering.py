@@ -33,6 +33,7 @@ from muster_scheduler.recovery import (
     RecoverySettings,
     decide,
     decide_all,
+    restart_emptied,
 )
 
 # Plans made in one second at most, so that a cluster that falls apart does not stop its leader.
@@ -45,6 +46,8 @@ HEARD_MS: Final = 3_500
 # How long after its horizon a recovery is followed: for tasks that wait for a place, and an agent
 # that may still come back.
 FOLLOWED_MS: Final = 10 * 60_000
+# Of one outage, once no task waits for it; the hourly budget is the tighter bound.
+MAX_RESTARTS_OF_EMPTY: Final = 100
 
 
 def begin(
@@ -166,8 +169,8 @@ def step(state: ClusterState, now: Now) -> None:
             _let_go(state, recovery, agent, now)
         if recovery.holding:
             to_plan.append((recovery, agent))
-        elif restarting.wants_one(recovery, agent, now):
-            restarting.order(state, recovery, agent, now)
+        elif _wants_a_restart(state, recovery, agent, now):
+            restarting.order(state, recovery, agent, now, tries=MAX_RESTARTS_OF_EMPTY)
     # Whoever was not planned for yet comes first.
     to_plan.sort(key=lambda pair: bool(pair[0].actions))
     _decide(state, to_plan, now)
@@ -278,6 +281,19 @@ def _decide(state: ClusterState, pairs: list[tuple[Recovery, AgentEntry]], now: 
         _act(state, recovery, agent, decision, now)
         # The others come first the next time.
         book.open[recovery.agent] = book.open.pop(recovery.agent)
+
+
+def _wants_a_restart(state: ClusterState, recovery: Recovery, agent: AgentEntry, now: Now) -> bool:
+    """Of an agent without tasks, which its supervisor does not restart by itself."""
+    if recovery.restarting_boot_ms is not None or not is_reachable(agent, now):
+        return False
+    if recovery.policy != "planned":
+        return True
+    book = state.recoveries
+    failure = failure_of(state, recovery, agent, now)
+    return _may_plan(state, now) and restart_emptied(
+        failure, book.beliefs, settings_of(state), now.clock_ms / 1000
+    )
 
 
 def _act(

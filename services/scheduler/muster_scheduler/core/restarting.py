@@ -40,17 +40,18 @@ def died_again(state: ClusterState, recovery: Recovery, now: Now) -> None:
     supervisor_restarts(state, recovery, now)
 
 
-def wants_one(recovery: Recovery, agent: AgentEntry, now: Now) -> bool:
-    """An agent without tasks that only a restart brings back: nobody wants a dead one."""
-    idle = recovery.restarting_boot_ms is None and not recovery.dead
-    return idle and is_reachable(agent, now)
+def order(
+    state: ClusterState, recovery: Recovery, agent: AgentEntry, now: Now, *, tries: int = 0
+) -> None:
+    """Has the agent's supervisor restart it, after a pause where that was tried before.
 
-
-def order(state: ClusterState, recovery: Recovery, agent: AgentEntry, now: Now) -> None:
-    """Has the agent's supervisor restart it, after a pause where that was tried before."""
+    `tries`: at most so many in one outage; 0 = as the settings say.
+    """
     book = state.recoveries
     settings = book.settings
-    if recovery.tried >= settings.tries or not book.budget(agent.id).spend(now.clock_ms / 1000):
+    if recovery.tried >= (tries or settings.tries) or not book.budget(agent.id).spend(
+        now.clock_ms / 1000
+    ):
         return
     pause_ms = round(1000 * pause_s(recovery.tried, state.jitter(), settings))
     recovery.tried += 1

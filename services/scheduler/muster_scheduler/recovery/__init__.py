@@ -3,7 +3,7 @@
 from muster_scheduler.recovery.backoff import RestartBudget, longest_pause_s, pause_s
 from muster_scheduler.recovery.decision import Decision
 from muster_scheduler.recovery.ledger import SpareLedger
-from muster_scheduler.recovery.planner import decide, decide_all
+from muster_scheduler.recovery.planner import decide, decide_all, restart_emptied
 from muster_scheduler.recovery.policies import POLICIES
 from muster_scheduler.recovery.posterior import Beliefs, Beta, Prior
 from muster_scheduler.recovery.settings import Bounds, RecoverySettings
@@ -28,4 +28,5 @@ __all__ = [
     "decide_all",
     "longest_pause_s",
     "pause_s",
+    "restart_emptied",
 ]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from muster_scheduler.recovery.assess import assess
 from muster_scheduler.recovery.decision import Decision
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.policies import rule
 from muster_scheduler.recovery.posterior import Beliefs
-from muster_scheduler.recovery.settings import RecoverySettings
-from muster_scheduler.recovery.situation import Action, Cluster, Failure
+from muster_scheduler.recovery.settings import MAX_SECONDS, MAX_TRIES, Bounds, RecoverySettings
+from muster_scheduler.recovery.situation import Action, Cluster, Failure, HeldTask
+
+# An agent without tasks is planned for so many seconds ahead; its silence is rounded to so many, so
+# that a table serves for several of them.
+_AHEAD_S: Final = 120
+_STEP_S: Final = 5
 
 
 def decide(
@@ -62,6 +68,32 @@ def decide_all(
             failures[index], cluster, beliefs, ledger, settings, now_s, policy
         )
     return [decisions[index] for index in range(len(failures))]
+
+
+def restart_emptied(
+    failure: Failure, beliefs: Beliefs, settings: RecoverySettings, now_s: float
+) -> bool:
+    """Whether to restart a failed agent that holds no tasks any more, or to let it mend by itself.
+
+    What counts is when the agent is back: a restart ends whatever would have mended. It may be
+    tried for as long as the hourly budget lets, `settings.tries` or not.
+    """
+    if not failure.can_restart or failure.restarting_s is not None or not failure.restarts_left:
+        return False
+    away_s = min(MAX_SECONDS, failure.silent_s + failure.epoch)
+    itself = replace(
+        failure,
+        tasks=(HeldTask(failure.agent, 0.0, 0.0),),
+        silent_s=_STEP_S * round(away_s / _STEP_S),
+        epoch=0,
+    )
+    # At the end of the horizon it counts as gone for long, wherever its tasks are.
+    nobody = Cluster(used=(), slots=())
+    tries = min(MAX_TRIES, failure.tried + 1)
+    alone = replace(settings, tries=tries, horizon_s=_AHEAD_S, bounds=Bounds(), move_s=0.0)
+    seen = assess(itself, nobody, beliefs, SpareLedger(), alone, now_s)
+    waits, restarts = (seen.options.get(action) for action in (Action.WAIT, Action.RESTART))
+    return restarts is not None and (waits is None or restarts.held_cost < waits.held_cost)
 
 
 def _worth_of_slots(

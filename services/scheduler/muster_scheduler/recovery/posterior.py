@@ -23,6 +23,8 @@ HALF_LIFE_S: Final = 6 * 3600.0
 MAX_AGENTS: Final = 20_000
 _OWN_OUTCOMES, _OWN_SECONDS = 4.0, 60.0
 _PRIOR_OUTCOMES, _PRIOR_SECONDS = 2.0, 60.0
+# What a restart after another kind of failure says of this one.
+_OTHER_KINDS: Final = 0.5
 # An agent that is always back within the second, and one that never is, are both thinkable.
 _LEAST: Final = 1e-6
 
@@ -156,9 +158,26 @@ class Beliefs:
     # ------------------------------------------------------------------ asking
 
     def restart(self, agent: str, kind: FailureKind, now_s: float) -> Beta:
-        """Whether a restart of the agent works."""
-        prior = self.prior.restart
-        return self._beta(agent, f"{kind} restart", prior, _PRIOR_OUTCOMES, _OWN_OUTCOMES, now_s)
+        """Whether a restart of the agent works; restarts after failures of another kind count by
+        half, for what makes them fail is often the same."""
+        good, bad = self._restarts(_POOL, kind, now_s)
+        pooled = (self.prior.restart * _PRIOR_OUTCOMES + good) / (_PRIOR_OUTCOMES + good + bad)
+        pooled = min(1 - _LEAST, max(_LEAST, pooled))
+        good, bad = self._restarts(agent, kind, now_s)
+        weight = _OWN_OUTCOMES
+        return Beta(weight * pooled + good, weight * (1 - pooled) + bad, good + bad)
+
+    def _restarts(self, agent: str, kind: FailureKind, now_s: float) -> tuple[float, float]:
+        """Those that worked and those that did not."""
+        known = self._counts.get(agent, {})
+        good = bad = 0.0
+        for other in FailureKind:
+            counts = known.get(f"{other} restart")
+            if counts is not None:
+                share = 1.0 if other is kind else _OTHER_KINDS
+                worked, failed = counts.at(now_s)
+                good, bad = good + share * worked, bad + share * failed
+        return good, bad
 
     def back(self, agent: str, kind: FailureKind, now_s: float) -> tuple[Beta, ...]:
         """Per range of RANGES_S: whether it comes back by itself within a second."""

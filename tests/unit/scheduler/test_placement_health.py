@@ -34,7 +34,8 @@ def plan(name: str, healths: list[float], tasks: int, seed: int) -> list[int]:
     made = strategy.get(name).plan(
         table.view(), batch, Policy(name), 0.0, np.random.default_rng(1), lambda: False, 0
     )
-    return made.assignment.tolist()
+    rows: list[int] = made.assignment.tolist()
+    return rows
 
 
 @pytest.mark.parametrize("name", NAMES)

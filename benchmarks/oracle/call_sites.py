@@ -164,6 +164,9 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        rest = self._cluster.rest()
+        rest.persist("POST", f"/v1/agents/{self._cluster.agent_ids[-1]}/uncordon")
+        rest.close()
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -258,6 +258,11 @@ def judge(state: ClusterState, now: Now) -> None:
     _look_for_mass_failure(state, now)
     for agent in list(state.agents.values()):
         silent_ms = now.boot_ms - agent.heard_boot_ms
+        # Who is heard keeps its word all the same.
+        is_silent = agent.state not in _GONE and silent_ms >= SUSPECT_MS
+        if is_silent and state.mass_failure.spares(agent.zone):
+            _settle(state, agent, now)
+            continue
         leaseless = state.registry_seen and not agent.leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
         if agent.state in _GONE:
@@ -266,13 +271,12 @@ def judge(state: ClusterState, now: Now) -> None:
                 _lose_tasks(state, agent, f"agent {agent.id} stayed away", set(), now)
             _judge_gone(state, agent, now)
             continue
-        spared = state.mass_failure.spares(agent.zone)
-        if (gone or silent_ms >= SILENT_MS) and not spared:
+        if gone or silent_ms >= SILENT_MS:
             seconds = silent_ms // 1000
             why = f"it was silent for {seconds} s"
             _die(state, agent, why + (" and its lease is gone" if gone else ""), None, now)
             continue
-        if silent_ms >= STOP_GIVEN_AWAY_MS and not spared:
+        if silent_ms >= STOP_GIVEN_AWAY_MS:
             for task in list(agent.tasks.values()):
                 if task.spec.on_disconnect is OnDisconnect.STOP:
                     tasks.lost(state, task, f"agent {agent.id} is cut off", False, now)

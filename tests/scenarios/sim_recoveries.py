@@ -130,13 +130,17 @@ class SimKeeper:
             heard = agent.session and now_ms - agent.heard_boot_ms < HEARD_MS
             longest_ms = book.settings.horizon_s * 1_000 + LATE_MS
             if held_ms > longest_ms * FASTEST and not heard:
-                raise SimulationError(f"{agent!r} is waited for since {held_ms} ms")
+                raise SimulationError(f"invariant 19: {agent!r} is waited for since {held_ms} ms")
             if agent.usable and recovery.back_boot_ms is None:
-                raise SimulationError(f"{agent!r} is used, and its tasks are held for it")
+                raise SimulationError(
+                    f"invariant 19: {agent!r} is used, and its tasks are held for it"
+                )
             if recovery.action == Action.MIGRATE:
-                raise SimulationError(f"{agent!r} holds tasks that were to be given away")
+                raise SimulationError(
+                    f"invariant 19: {agent!r} holds tasks that were to be given away"
+                )
             if agent.state not in (AgentState.DOWN, AgentState.RESTARTING, AgentState.JOINING):
-                raise SimulationError(f"{agent!r} holds tasks and is not down")
+                raise SimulationError(f"invariant 19: {agent!r} holds tasks and is not down")
 
     def check_end(self) -> None:
         """All has ended: nothing is held, nothing is promised to nobody."""

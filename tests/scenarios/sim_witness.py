@@ -310,7 +310,10 @@ class Witness:
     def check_stuck(self, task: OpenTask, attempt: int) -> None:
         """12: nothing is stuck that has been heard to get on."""
         key = AttemptKey(task.id, attempt)
-        still_ms = self._leader.boot_ms() - self.progress_ms.get(key, -CLOCK_JUMPS_MS)
+        heard_ms = self.progress_ms.get(key)
+        if heard_ms is None:
+            return
+        still_ms = self._leader.boot_ms() - heard_ms
         if still_ms * FASTEST + CLOCK_JUMPS_MS < task.spec.progress_timeout_ms:
             raise SimulationError(f"invariant 12: {label(*key)} is stuck after {still_ms} ms")
 

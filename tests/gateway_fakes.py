@@ -368,6 +368,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.asked_to_submit = 0
         self.agents: dict[str, agent_pb2.AgentView] = {}
         self.acts: list[tuple[str, int, str]] = []
+        self.deadlines: list[int] = []
         self.excluded: Mapping[str, int] = {}
         self.plans: list[scheduler_pb2.PlanRequest] = []
 
@@ -447,6 +448,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         if request.agent not in self.agents:
             raise NotFound("agent", request.agent)
         self.acts.append((request.agent, request.action, request.who))
+        self.deadlines.append(request.deadline_ms)
         view = self.agents[request.agent]
         wishes = {
             scheduler_pb2.AGENT_ACTION_CORDON: agent_pb2.AGENT_WISH_CORDON,

@@ -72,7 +72,7 @@ LEAST_PER_1000: Mapping[str, int] = {
     "agent DOWN": 300,
     "agent RESTARTING": 20,
     "agent DRAINING": 12,
-    "agent LEFT": 4,
+    "agent LEFT": 3,
     "agent suspected": 200,
     "agent trusted again": 150,
     "agent lost its lease": 200,

@@ -193,6 +193,7 @@ class Scheduler:
         leader = Leader(
             self._storage, answer.term, answer.clock_ms, policies, self._advertise, answer.run
         )
+        leader.state.quarantines = self._config.quarantines
         await leader.load_wishes()
         await self._lead(leader, marker, answer.store, lost)
 

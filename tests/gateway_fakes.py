@@ -368,6 +368,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.asked_to_submit = 0
         self.agents: dict[str, agent_pb2.AgentView] = {}
         self.acts: list[tuple[str, int, str]] = []
+        self.deadlines: list[int] = []
         self.excluded: Mapping[str, int] = {}
         self.plans: list[scheduler_pb2.PlanRequest] = []
 
@@ -447,6 +448,7 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         if request.agent not in self.agents:
             raise NotFound("agent", request.agent)
         self.acts.append((request.agent, request.action, request.who))
+        self.deadlines.append(request.deadline_ms)
         view = self.agents[request.agent]
         wishes = {
             scheduler_pb2.AGENT_ACTION_CORDON: agent_pb2.AGENT_WISH_CORDON,
@@ -510,6 +512,31 @@ class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
         self.samples: list[monitor_pb2.AgentSamples] = []
         self.follow_until = asyncio.Event()
         self.more = asyncio.Event()
+        self.alerts: list[monitor_pb2.Alert] = []
+        self.speaking = True
+        self.alert_requests: list[monitor_pb2.ListAlertsRequest] = []
+        self.silences: dict[str, monitor_pb2.Silence] = {}
+
+    async def ListAlerts(self, request: monitor_pb2.ListAlertsRequest, _: Any) -> Any:
+        self.alert_requests.append(request)
+        return monitor_pb2.ListAlertsResponse(alerts=self.alerts, speaking=self.speaking)
+
+    async def CreateSilence(self, request: monitor_pb2.CreateSilenceRequest, _: Any) -> Any:
+        ident = str(len(self.silences) + 1)
+        self.silences[ident] = request.silence
+        request.silence.id = ident
+        return monitor_pb2.CreateSilenceResponse(silence=request.silence)
+
+    async def ListSilences(self, request: monitor_pb2.ListSilencesRequest, _: Any) -> Any:
+        found = [s for s in self.silences.values() if s.tenant == request.tenant]
+        return monitor_pb2.ListSilencesResponse(silences=found)
+
+    async def EndSilence(self, request: monitor_pb2.EndSilenceRequest, _: Any) -> Any:
+        found = self.silences.get(request.id)
+        if found is None or found.tenant != request.tenant:
+            raise NotFound("silence", request.id)
+        found.ends_at_ms = 1
+        return monitor_pb2.EndSilenceResponse(silence=found)
 
     async def ReadLog(self, request: monitor_pb2.ReadLogRequest, _: Any) -> AsyncIterator[Any]:
         sent = 0

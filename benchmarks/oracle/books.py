@@ -59,7 +59,8 @@ class Record:
 class Change:
     """An event of the cluster's log, in its order. `at_s` is CLOCK_MONOTONIC of its writer.
 
-    Of a task (`task` set), of an agent (`agent_state` set) or of the leader.
+    Of a task (`task` set), of an agent (`agent_state` set), of the leader, or an alarm of the
+    cluster (`why` is empty when it is over).
     """
 
     at_s: float
@@ -72,6 +73,7 @@ class Change:
     term: int = 0
     why: str = ""
     leader: bool = False
+    alarm: bool = False
 
 
 class Journal:

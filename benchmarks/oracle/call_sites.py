@@ -20,6 +20,7 @@ from benchmarks.oracle.store_taps import Injector
 KINDS = ("later", "never", "lost")
 # Of each site in the short form, which takes a seeded choice of them.
 _SHORT_SITES = 6
+_OFTEN = 4
 # What nobody asks for meanwhile is left; the run says how many.
 _ASKED_WITHIN_S, _ASKED_SHORT_S = 20.0, 2.0
 _EVIDENCE_WITHIN_S = 30.0
@@ -43,13 +44,15 @@ class CallSites(ServiceFault):
         strike.expectation = Expectation(harmed=frozenset(cluster.agent_ids), deaths=True)
         tally = _Tally()
         with Callers(cluster) as callers:
-            until(lambda: callers.rounds >= 1, "a round of calls", BACK_WITHIN_S)
+            until(lambda: callers.rounds >= 2, "rounds of calls", BACK_WITHIN_S)
             if not scene.short:
                 # What only a new leader and a new runtime ask for is known after this.
                 _disturb(cluster)
             sites = [(i, site) for i in injectors.values() for site in sorted(i.met)]
             scene.chance.shuffle(sites)
-            chosen = sites[:_SHORT_SITES] if scene.short else sites
+            # What was asked for once or twice belongs to beginnings, which take their time.
+            often = [(i, site) for i, site in sites if i.met[site] >= _OFTEN]
+            chosen = often[:_SHORT_SITES] if scene.short else sites
             for number, (injector, site) in enumerate(chosen):
                 kinds = [scene.chance.choice(KINDS)] if scene.short else list(KINDS)
                 if not scene.short and number % 10 == 5:
@@ -164,6 +167,9 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        rest = self._cluster.rest()
+        rest.persist("POST", f"/v1/agents/{self._cluster.agent_ids[-1]}/uncordon")
+        rest.close()
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.oracle import agent_faults as agents
+from benchmarks.oracle import crowd_faults as crowds
 from benchmarks.oracle import partition_faults as partitions
 from benchmarks.oracle import power_cut as power
 from benchmarks.oracle import service_faults as services
@@ -45,11 +46,13 @@ _ALL: tuple[Callable[[], Fault], ...] = (
     partitions.LossyNetwork,
     stalls.Blackhole,
     services.RepliesLost,
+    crowds.MostVanish,
     stalls.ClockJumps,
     CancelRace,
     agents.Poison,
     Overload,
     agents.AgentDrained,
+    crowds.Flapping,
     CallSites,
 )
 FAULTS: Mapping[str, Callable[[], Fault]] = {make().number: make for make in _ALL}

@@ -4,7 +4,8 @@
 
 SPEC is JSON: `host`, `port`, `api_key`, `run` (a label), `side` (a path), `name` (unique),
 `seconds`, and either `callers` (so many send one after another, each when its last was answered)
-or `per_s` (arrivals of a Poisson process, whatever becomes of those before). A request that is
+or `per_s` (arrivals of a Poisson process, whatever becomes of those before; over `connections` at
+most). A request that is
 refused with a time to come back is sent again then, with the same key. The result is printed as
 JSON, see `Told`.
 """
@@ -102,6 +103,7 @@ class Flood:
         self.told = Told()
         self._idle: list[_Connection] = []
         self._open = 0
+        self._most = spec.get("connections", MAX_CONNECTIONS)
         self._numbers = iter(range(10_000_000))
         self._ends_s = time.monotonic() + spec["seconds"]
         self._chance = random.Random(spec["name"])
@@ -114,13 +116,13 @@ class Flood:
                     group.create_task(self._calling())
             return self.told
         due_s = time.monotonic()
-        while due_s < self._ends_s:
+        while max(due_s, time.monotonic()) < self._ends_s:
             due_s += self._chance.expovariate(self.spec["per_s"])
             if (wait_s := due_s - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
             elif len(self._tasks) % 16 == 0:
                 await asyncio.sleep(0)
-            if not self._idle and self._open >= MAX_CONNECTIONS:
+            if not self._idle and self._open >= self._most:
                 self.told.unsent += 1
                 await asyncio.sleep(0)
                 continue
@@ -129,6 +131,9 @@ class Flood:
             task.add_done_callback(self._tasks.discard)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=ANSWER_S + _LINGER_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         return self.told
 
     async def _calling(self) -> None:
@@ -146,7 +151,11 @@ class Flood:
         self.told.sent += 1
         while True:
             sent_s = time.monotonic()
-            status, pause_s, body = await self._ask(request)
+            try:
+                status, pause_s, body = await self._ask(request)
+            except asyncio.CancelledError:
+                self.told.unknown.append((key, body_sent.decode(), first_s))
+                raise
             self.told.statuses[status] += 1
             self.told.slowest_s = max(self.told.slowest_s, time.monotonic() - sent_s)
             if status == 202:

@@ -136,7 +136,7 @@ class LossyNetwork(AgentFault):
     limits = Limits(also="0 false deaths")
     wired = True
     loss, delay_s = 0.10, 0.2
-    lasts_s, lasts_short_s = 120.0, 8.0
+    lasts_s, lasts_short_s = 120.0, 6.0
 
     def shape(self, tasks: int, short: bool) -> Shape:
         # TCP carries some 10 KiB/s over such a wire, and each task takes about one.

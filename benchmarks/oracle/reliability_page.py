@@ -63,17 +63,21 @@ ROWS: Mapping[str, str] = {
     "too. Detection is the longest time that a REST request waited for its answer. (A test reads "
     "the code besides: every RPC has a deadline, or is an endless stream of a probed connection.)",
     "27": "Requests arrive and their replies are lost, on each kind of link.",
-    "28": "Three of five agents are killed at once and stay away.",
+    "28": "Three of five agents are killed at once, supervisors too, and stay away for 30 s: none "
+    "of them is given up meanwhile. Detection is until the alarm, recovery until all are back.",
     "29": "The wall clock of all of Muster's processes, of its services or of its agents is set "
     "one hour ahead and one hour behind while tasks with deadlines run. Only Muster is told the "
     "wrong time: gRPC, Redis and etcd keep theirs.",
     "30": "Each task is cancelled at about the time when it ends.",
     "31": "A task kills the runtime of whoever runs it.",
     "32": "Peak: what clients that wait for their answers get done. Then ten times as many "
-    "requests are sent, whether answered or not, by other processes than the cluster's on other "
-    "cores.",
+    "requests arrive in two other processes, whether those before are answered or not, over up to "
+    "8,000 connections; what finds none free is counted as arrived. Refused requests are repeated "
+    "when they were told to, unanswered ones after 10 s. Clients and cluster have half of the "
+    "cores each.",
     "33": "An agent is told to end while its tasks run.",
-    "34": "The runtime of an agent is killed again and again.",
+    "34": "The runtime of an agent is killed each time that it is there again, until it is "
+    "quarantined. Detection is until then; recovery until a probe has absolved it.",
     "35": "Calls to Redis (by script or command and key) and to etcd (by method and key) go "
     "through proxies that know them; each kind in turn is refused for now, refused for "
     "good, and carried out with its answer lost. Each error leads to another try, an "

@@ -18,6 +18,7 @@ from muster_storage.redis_scripts import scripts
 
 _READ_BYTES = 65_536
 _START_S = 10.0
+_WITHOUT_KEY = frozenset({"AUTH", "PING", "SELECT", "CONFIG"})
 _STREAMS = frozenset({"Watch", "LeaseKeepAlive"})
 # Each open stream keeps one; two schedulers and a registry have about ten.
 _THREADS = 64
@@ -167,8 +168,12 @@ class RedisTap:
         if word == "SCRIPT":
             return "SCRIPT LOAD"
         # Which key a plain command is about tells the callers apart.
-        key = words[1].decode(errors="replace") if len(words) > 1 else ""
-        return f"{word} {key}" if word not in ("AUTH", "PING") and len(key) < 40 else word
+        if word in _WITHOUT_KEY or len(words) < 2:
+            return word
+        # Ids in it do not: what is left is the kind of key.
+        parts = words[1].decode(errors="replace").split(":")
+        shown = (part if part.isalpha() or part == "{m}" else "*" for part in parts)
+        return f"{word} {':'.join(shown)}"
 
 
 async def _command(source: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:

@@ -84,6 +84,26 @@ async def test_an_agent_in_detail_has_schemas_evidence_and_metrics(cluster: Clus
     assert (await client.get("/v1/agents/a")).json()["metrics"] is None
 
 
+async def test_a_drain_may_have_a_deadline(cluster: Cluster) -> None:
+    client = cluster.client_with(cluster.new_key("operator").text)
+    cluster.scheduler.agents = {"a": view("a")}
+    for body, deadline_ms in (({"deadline": "1m30s"}, 90_000), ({}, 0), ({"deadline": None}, 0)):
+        response = await client.post("/v1/agents/a/drain", json=body)
+        assert response.status_code == 200
+        assert cluster.scheduler.deadlines[-1] == deadline_ms
+    for bad, named in (
+        ({"deadline": "soon"}, "deadline"),
+        ({"deadline": 60}, "deadline"),
+        ({"deadline": "25h"}, "deadline"),
+        ({"deadlin": "60s"}, "deadlin"),
+        ([], "body"),
+    ):
+        response = await client.post("/v1/agents/a/drain", json=bad)
+        assert response.status_code == 422, response.text
+        assert named in response.text
+    assert len(cluster.scheduler.deadlines) == 3
+
+
 async def test_operators_wishes_reach_the_leader_and_the_audit_log(
     cluster: Cluster, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,10 @@ class Machine:
         self.runtime: Runtime | None = None
         self.supervisor: Supervisor | None = None
         self.table = Table()
+        # Of the seeds with enough agents some have zones.
+        self.zone = world.rng.choice(("", "east", "west"))
+        # Until then all that it runs fails.
+        self.sick_until_ms = 0
 
     def start(self) -> None:
         """Somebody starts the agent, unless it runs."""
@@ -85,7 +89,9 @@ class Machine:
 
     def record(self, incarnation: int) -> AgentRecord:
         capacity = ResourceVector.of({"cpu": 4_000, "memory": 1 << 30, "slots": self.slots})
-        return AgentRecord(AgentSpec(self.id, capacity, (SkillOffer("echo"),)), incarnation)
+        labels = (("zone", self.zone),) if self.zone else ()
+        spec = AgentSpec(self.id, capacity, (SkillOffer("echo"),), labels)
+        return AgentRecord(spec, incarnation)
 
     def crash(self) -> None:
         """kill -9 of all of it: nobody is left to tell."""
@@ -502,6 +508,10 @@ class Runtime(Part):
         if self._unsaid_starts.get(command.key) is command:
             del self._unsaid_starts[command.key]
             self._tell(lambda to: to.on_started(self, command.key, command.started_at_ms))
+
+    def say_progress(self, key: ev.AttemptKey) -> None:
+        """An attempt shows progress; nobody acknowledges that."""
+        self._tell(lambda leader: leader.on_progress(self, key))
 
     def _send_outcome(self, command: ev.SendOutcome) -> None:
         self._unsaid_starts.pop(command.key, None)

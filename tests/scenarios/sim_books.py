@@ -16,6 +16,7 @@ from muster.domain.task_lifecycle import (
     TaskEvent,
     TaskState,
 )
+from muster_scheduler.core.outcomes import NO_PROGRESS_KIND
 
 Key = tuple[TaskId, int]
 
@@ -164,6 +165,8 @@ class Books:
             elif not (truth.said(OutcomeKind.FAILED, OutcomeKind.TIMED_OUT) or _is_timed(spec)):
                 # Whatever an attempt says after its time was up counts as its time-out.
                 self._fail(9, f"{name} is charged a failure for {truth.outcomes[-1]}")
+            elif new.outcome is not None and new.outcome.error_kind == NO_PROGRESS_KIND:
+                self._check_stuck(spec, name, truth)
             elif truth.said(OutcomeKind.TIMED_OUT) and not self._is_late(spec, new):
                 ran_ms = self.kernel.now_ms - truth.started_ms
                 if not (truth.started and 0 < spec.timeout_ms <= ran_ms * FASTEST):
@@ -172,6 +175,12 @@ class Books:
                 self._fail(9, f"{name} goes on after {new.failures} failures: {new.outcome}")
         if deaths and (truth is None or not truth.started):
             self._fail(9, f"{name} is blamed for a death and had not started")
+
+    def _check_stuck(self, spec: TaskSpec, name: str, truth: Truth) -> None:
+        """It had not shown progress for long when it was told to end; see `Witness.check_stuck`."""
+        ran_ms = self.kernel.now_ms - truth.started_ms
+        if not 0 < spec.progress_timeout_ms <= ran_ms * FASTEST + CLOCK_JUMPS_MS:
+            self._fail(12, f"{name} counts as stuck after it ran for {ran_ms} ms")
 
     def _check_end(
         self,
@@ -268,4 +277,9 @@ def _was_last(spec: TaskSpec, status: TaskStatus) -> bool:
 
 
 def _is_timed(spec: TaskSpec) -> bool:
-    return bool(spec.timeout_ms or spec.total_deadline_ms or spec.start_deadline_ms)
+    return bool(
+        spec.timeout_ms
+        or spec.progress_timeout_ms
+        or spec.total_deadline_ms
+        or spec.start_deadline_ms
+    )

@@ -25,7 +25,16 @@ from muster.domain.task import OutcomeKind
 from muster.domain.task_lifecycle import HELD_STATES, TaskEvent, TaskState
 from muster.etcd import election_core
 from muster_monitor.failure_detector import FailureTable, PhiDetector
-from muster_scheduler.core import agents, outcomes, overdue, recovering, state, tasks
+from muster_scheduler.core import (
+    agents,
+    outcomes,
+    overdue,
+    progress,
+    quarantine,
+    recovering,
+    state,
+    tasks,
+)
 from muster_scheduler.core.records import EffectKind, Now
 from muster_scheduler.core.state import ClusterState
 from muster_storage.memory_store import MemoryCluster
@@ -295,8 +304,14 @@ BREAKAGES = (
              ignored(overdue, "look_at", answer=False), "agent hung"),
     Breakage(18, "agents are not told to end", "invariants 13 and 18",
              ignored(AgentCore, "_on_cancel_asked")),
-    Breakage(0, "what is to be given away is held on to", "were to be given away",
+    Breakage(19, "what is to be given away is held on to", "invariant 19: ",
              around(recovering, "_act", _holds_on), "runtime killed"),
+    Breakage(10, "agents are given up although most are silent", "while so many are silent",
+             constant(agents, SUSPECT_MS=10**9), "many agents cut off"),
+    Breakage(0, "any number of agents is quarantined", "are set apart",
+             ignored(quarantine, "_may_be_spared", answer=True), "runtime killed"),
+    Breakage(12, "what gets on is taken to be stuck", "is stuck after",
+             ignored(progress, "told")),
     Breakage(17, "held `stop` tasks are given away as if they were dead", "invariant 17: ",
              around(recovering, "_silent_ms", lambda *_: 60_000), "agent frozen"),
     Breakage(0, "a leader holds on after its lease", "as well",

@@ -77,6 +77,16 @@ class WatchedState(ClusterState):
         super().enter(agent, *args)
         if (before, agent.state) not in _STEPS:
             raise SimulationError(f"invariant 2: {agent.id} goes from {before} to {agent.state}")
+        if agent.state is AgentState.QUARANTINED and before is not AgentState.PAROLE:
+            self._check_quarantine()
+
+    def _check_quarantine(self) -> None:
+        """Never more than a share of the agents."""
+        states = [agent.state for agent in self.agents.values()]
+        apart = sum(one in (AgentState.QUARANTINED, AgentState.PAROLE) for one in states)
+        there = sum(one not in (AgentState.DOWN, AgentState.LEFT) for one in states)
+        if there < 2 or apart > max(1, int(self.quarantines.share * there)):
+            raise SimulationError(f"{apart} of {there} agents are set apart")
 
 
 def check_touched(state: WatchedState) -> None:
@@ -94,7 +104,9 @@ def check_touched(state: WatchedState) -> None:
                 pausing = {
                     e[3].id
                     for e in state.deadlines._heap
-                    if e[2] is Moment.RETRY and e[4] == e[3].status.attempt
+                    if e[2] is Moment.RETRY
+                    and e[4] == e[3].status.attempt
+                    and state.tasks.get(e[3].id) is e[3]
                 }
             _check_place(state, task, pausing or set())
     if state.touched_agents:

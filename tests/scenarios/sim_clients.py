@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # The gateway gives a leader this long before it turns to storage.
 LEADER_MS = 2_500
 CANCEL_AGAIN_MS = 4_000
+# Of the requests so many come when faults have stopped: for what recovers.
+LATE_REQUESTS = 2
 # Long enough that an agent is given up meanwhile: only in one attempt, to spare steps.
 LONG_MS = 3_000
 S, F, R, T = (
@@ -67,6 +69,8 @@ class Gateway(Part):
             tenant = TenantId(self.rng.choice(("default", "other")))
             count = self.rng.choice((1, 1, 1, 3))
             at_ms = self.rng.random() * until_ms * 0.8
+            if number < LATE_REQUESTS:
+                at_ms += until_ms
             self.kernel.at(
                 at_ms,
                 lambda k=key, t=tenant, c=count: self._request(k, t, c),  # type: ignore[misc]
@@ -165,6 +169,7 @@ class Gateway(Part):
                 poison=rng.random() < 0.04,
                 stubborn=rng.random() < 0.35,
                 child=rng.random() < 0.12,
+                reports=rng.random() < 0.5,
             )
             if rng.random() < 0.15:
                 self.kernel.at(rng.random() * 8_000, lambda: self.cancel(ident))
@@ -179,6 +184,7 @@ class Gateway(Part):
                 resources=rng.choice(DEMANDS),
                 priority=rng.choice((10, 50, 50, 90)),
                 timeout_ms=rng.choice((0, 0, 0, 600)),
+                progress_timeout_ms=rng.choice((0, 0, 0, 2_500)),
                 start_deadline_ms=rng.choice((0, 0, 0, 0, 5_000)),
                 total_deadline_ms=rng.choice((0, 0, 0, 0, 9_000)),
                 on_disconnect=rng.choice(ON_DISCONNECT[: 3 if is_long else 2]),

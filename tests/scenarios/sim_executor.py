@@ -30,11 +30,13 @@ _EAGER_RUNNERS = 2
 _FORKS_FAIL = 0.01
 _DONE_WHEN_STOPPED = 0.2
 _CHILD_POLL_MS = 300
+REPORT_EVERY_MS = 150
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What a task does when it is run. `child`: it submits one and waits for its end."""
+    """What a task does when it is run. `child`: it submits one and waits for its end. `reports`: it
+    shows progress."""
 
     runs_ms: int
     kinds: tuple[OutcomeKind, ...]
@@ -42,6 +44,7 @@ class Habits:
     poison: bool = False
     stubborn: bool = False
     child: bool = False
+    reports: bool = False
 
 
 @dataclass(slots=True)
@@ -210,6 +213,8 @@ class SimExecutor:
             runtime.world.stops.begin(key, runtime)
         runtime.emit(AttemptStarted(key, runtime.wall_ms()))
         habits = runtime.world.habits[key.task_id]
+        if habits.reports:
+            self._report(key)
         if habits.poison:
             runtime.later(5 + 40 * self._rng.random(), lambda: self._poison(key))
         elif habits.child:
@@ -217,6 +222,12 @@ class SimExecutor:
             runtime.later(half_ms, lambda: self._submit_child(key, half_ms))
         else:
             runtime.later(habits.runs_ms, lambda: self._finish(key))
+
+    def _report(self, key: AttemptKey) -> None:
+        """It shows progress, again and again."""
+        if key in self.live:
+            self._runtime.say_progress(key)
+            self._runtime.later(REPORT_EVERY_MS, lambda: self._report(key))
 
     def _check_slots(self) -> None:
         slots = self._runtime.machine.slots
@@ -236,6 +247,9 @@ class SimExecutor:
             return
         habits = self._runtime.world.habits[key.task_id]
         kind = habits.kinds[min(key.attempt, len(habits.kinds)) - 1]
+        machine = self._runtime.machine
+        if self._runtime.kernel.now_ms < machine.sick_until_ms and kind is OutcomeKind.SUCCEEDED:
+            kind = OutcomeKind.FAILED
         error_kind = habits.error_kind if kind is OutcomeKind.FAILED else ""
         self._pool.attempt_left(key, self._runtime.boot_ms())
         self._end(key, Outcome(kind, error=f"it {kind.value}", error_kind=error_kind))

@@ -44,6 +44,8 @@ class Faults:
             (2, "agent frozen", self._freeze_agent),
             (2, "runtime frozen", self._freeze_runtime),
             (3, "agent cut off", self._part_agent),
+            (1, "many agents cut off", self._part_many),
+            (1, "agent sick", self._sicken),
             (2, "session cut", self._cut_session),
             (1, "registry away", self._lose_registry),
             (1, "registry frozen", lambda: self._freeze(world.registry, (1_000, 14_000))),
@@ -220,6 +222,22 @@ class Faults:
         leader = self._leader()
         only_leader = leader is not None and self._rng.random() < 0.4
         self._part(ident, leader.host if only_leader and leader is not None else EVERYBODY, ms)
+        return True
+
+    def _part_many(self) -> bool:
+        """A switch is lost: most agents, or all, fall silent together."""
+        machines = list(self._world.machines.values())
+        count = self._rng.randint(max(2, (2 * len(machines)) // 3), len(machines))
+        ms = self._rng.choice((8_000, 16_000, 30_000))
+        for machine in self._rng.sample(machines, count):
+            self._world.network.split(machine.id, EVERYBODY, ms, 2)
+        return True
+
+    def _sicken(self) -> bool:
+        """Whatever an agent runs fails for a while."""
+        machine = self._machine()
+        machine.sick_until_ms = self._kernel.now_ms + 12_000
+        self._kernel.say(machine.id, "is sick")
         return True
 
     def _cut_session(self) -> bool:

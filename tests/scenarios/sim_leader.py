@@ -27,11 +27,12 @@ from muster.domain.agent import AgentRecord
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId, TaskId, TenantId
 from muster.domain.task import Outcome, OutcomeKind, TaskSpec
-from muster.domain.task_lifecycle import ENDED_STATES
+from muster.domain.task_lifecycle import ENDED_STATES, HELD_STATES
 from muster_monitor.failure_detector import Verdict as Suspicion
-from muster_scheduler.core import agents, recovering, tasks
+from muster_scheduler.core import agents, progress, recovering, tasks
 from muster_scheduler.core.placing import place
 from muster_scheduler.core.records import AttemptRef, Now, Write
+from muster_scheduler.core.suspects import resume
 from muster_scheduler.leader import (
     ANSWERS_FOR_MS,
     CONFIRM_TIMEOUT_S,
@@ -71,6 +72,7 @@ class SimLeader(Part):
             world.rng.random,
         )
         self.state.judged_boot_ms = self.boot_ms()
+        self.state.quarantines = world.quarantines
         self.term = 0
         self.ready = False
         self.restricted = False
@@ -189,6 +191,7 @@ class SimLeader(Part):
         """All open tasks are loaded."""
         self.say("has loaded", len(self.state.tasks), "tasks")
         self.ready = True
+        resume(self.state, self.now())
         self._tick()
 
     def submit(self, spec: TaskSpec, done: Callable[[], None]) -> None:
@@ -234,6 +237,7 @@ class SimLeader(Part):
         session.welcome()
         self.witness.leaving.pop(ident, None)
         self.witness.hear(ident, number)
+        self.witness.answered(ident, number)
         self.witness.excuse(ident)
         refs = [(_ref(h), h.state is HeldState.ENDED) for h in held]
         agents.connected(self.state, ident, number, refs, now)
@@ -279,6 +283,7 @@ class SimLeader(Part):
     def on_beat(self, runtime: Runtime, seq: int) -> None:
         session = self._from(runtime)
         if session is not None and self._confirmed(ANSWERS_FOR_MS):
+            self.witness.answered(runtime.machine.id, session.incarnation)
             session.answer_beat(seq)
 
     def on_started(self, runtime: Runtime, key: AttemptKey, at_ms: int) -> None:
@@ -298,6 +303,17 @@ class SimLeader(Part):
             ident, number = runtime.machine.id, session.incarnation
             current = tasks.outcome(self.state, ident, number, ref, outcome, self.now())
             self.kernel.tally["outcome was stale"] += not current
+
+    def on_progress(self, runtime: Runtime, key: AttemptKey) -> None:
+        if self._from(runtime) is None:
+            return
+        task = self.state.tasks.get(key.task_id)
+        if task is None or task.status.attempt != key.attempt:
+            return
+        held = task.status.state in HELD_STATES and task.status.agent == runtime.machine.id
+        if held and task.spec.progress_timeout_ms:
+            self.witness.progress_ms[key] = self.boot_ms()
+            progress.told(task, self.now())
 
     def _tenant(self, task: TaskId) -> TenantId:  # the wire carries it
         return self.world.books.specs[task].tenant
@@ -395,6 +411,8 @@ class SimLeader(Part):
             or commands.restarts
             or commands.reload
             or commands.recoveries
+            or commands.alarms
+            or commands.stuck
         ):
             return
         may_write = self._writer.idle
@@ -422,6 +440,7 @@ class SimLeader(Part):
             self.say("sees", change.agent, "as", change.state.value, "-", change.why)
             if change.state is AgentState.DOWN:
                 self.witness.check_down(change.agent)
+        self.recoveries.note_alarms(commands.alarms, commands.stuck)
         for _, ident_of_task in commands.reload:
             self.loader.look_up(ident_of_task, held_too=True)
         if commands.pushes or commands.changed:

@@ -27,11 +27,16 @@ class Operators:
         self._kernel = world.kernel
         # What operators want of agents and no leader has confirmed.
         self.wishes_open: dict[AgentId, AgentWish] = {}
+        # By when a drained agent is to be empty.
+        self._deadlines_ms: dict[AgentId, int] = {}
 
     def wish_for_a_while(self, ident: AgentId) -> bool:
         """Cordon or drain, taken back some seconds later."""
         wish = self._rng.choice((AgentWish.CORDON, AgentWish.DRAIN))
         self._kernel.tally[f"operator's {wish.value.lower()}"] += 1
+        if wish is AgentWish.DRAIN:
+            self._deadlines_ms[ident] = self._rng.choice((0, 1_000, 3_000))
+            self._kernel.tally["operator's drain with a deadline"] += self._deadlines_ms[ident] > 0
         self.wish(ident, wish)
         self._kernel.at(WISH_FOR_MS, lambda: self.wish(ident, AgentWish.NONE))
         return True
@@ -57,7 +62,10 @@ class Operators:
         store = leader.store
 
         def stored(_: object) -> None:
-            agents.set_wish(leader.state, ident, wish, leader.now())
+            within_ms = self._deadlines_ms.get(ident, 0) if wish is AgentWish.DRAIN else 0
+            agents.set_wish(leader.state, ident, wish, leader.now(), deadline_ms=within_ms)
+            if within_ms:
+                leader.witness.drains[ident] = leader.now().clock_ms + within_ms
             if self.wishes_open.get(ident) is wish:
                 del self.wishes_open[ident]
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import orjson
 from tests.scenarios.sim_kernel import FASTEST, SimulationError
 from tests.scenarios.sim_network import call
 
 from muster.domain.agent_lifecycle import AgentState
+from muster.domain.ids import AgentId
+from muster_scheduler.core.commands import Stuck
+from muster_scheduler.core.health import PlainTrust
+from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.recoveries import MAX_ACTIONS, Recovery
 from muster_scheduler.core.recovery_record import OPEN, plain_record
 from muster_scheduler.recovery import Action
@@ -21,6 +26,16 @@ LEARNED_EVERY_MS = 5_000
 # A second for the look at it, and some for a leader that is busy.
 LATE_MS = 3_000
 HEARD_MS = 10_000
+
+
+class _Kept(msgspec.Struct):
+    """As the production book keeps it."""
+
+    at_clock_ms: int
+    agents: dict[str, PlainTrust]
+    drains: dict[str, int]
+
+
 OUTCOMES = {"moved", "rerun", "kept", "no tasks"}
 
 
@@ -36,12 +51,15 @@ class SimKeeper:
         leader = self._leader
 
         def loaded(answer: object) -> None:
-            if answer:
-                leader.state.recoveries.take_over(orjson.loads(cast("bytes", answer)))
+            learned, health = cast("tuple[bytes, bytes]", answer)
+            if learned:
+                leader.state.recoveries.take_over(orjson.loads(learned))
                 leader.kernel.tally["beliefs taken over"] += 1
+            if health:
+                self._take_health(msgspec.json.decode(health, type=_Kept))
             leader.later(LEARNED_EVERY_MS, self._keep)
 
-        call(leader, leader.store, lambda: leader.store.learned, loaded)
+        call(leader, leader.store, lambda: leader.store.kept, loaded)
 
     def _keep(self) -> None:
         leader = self._leader
@@ -50,7 +68,22 @@ class SimKeeper:
             book.changed_beliefs = False
             learned = orjson.dumps(book.to_plain())
             call(leader, leader.store, lambda: leader.store.keep_learned(learned), lambda _: None)
+        self._keep_health()
         leader.later(LEARNED_EVERY_MS, self._keep)
+
+    def _take_health(self, kept: _Kept) -> None:
+        state, clock_ms = self._leader.state, self._leader.now().clock_ms
+        state.health.take_over(kept.agents, kept.at_clock_ms, clock_ms)
+        self._leader.kernel.tally["health taken over"] += bool(kept.agents)
+        for ident, at_ms in kept.drains.items():
+            state.drains[AgentId(ident)] = self._leader.witness.drains[AgentId(ident)] = at_ms
+
+    def _keep_health(self) -> None:
+        leader, clock_ms = self._leader, self._leader.now().clock_ms
+        drains = {str(i): at for i, at in leader.state.drains.items()}
+        kept = _Kept(clock_ms, leader.state.health.to_plain(clock_ms), drains)
+        health = msgspec.json.encode(kept)
+        call(leader, leader.store, lambda: leader.store.keep_health(health), lambda _: None)
 
     def take(self, recoveries: Iterable[Recovery]) -> None:
         """Recoveries that began, ended or have another action."""
@@ -73,6 +106,17 @@ class SimKeeper:
                 if outcome not in OUTCOMES or len(recovery.actions) > MAX_ACTIONS:
                     raise SimulationError(f"recovery {recovery.id} ends as {record}")
 
+    def note_alarms(self, alarms: Sequence[Alarm], stuck: Sequence[Stuck]) -> None:
+        """What operators are told."""
+        tally = self._leader.kernel.tally
+        for alarm in alarms:
+            self._leader.say("raises" if alarm.active else "ends", "its alarm:", alarm.why)
+            what = f"mass failure of {'a zone' if alarm.zone else 'the cluster'}"
+            tally[what if alarm.active else "mass failure over"] += 1
+        tally["task stuck"] += len(stuck)
+        for one in stuck:
+            self._leader.witness.check_stuck(one.task, one.attempt)
+
     def check(self) -> None:
         """Looked at about once a second, when agents are judged."""
         leader = self._leader
@@ -86,13 +130,17 @@ class SimKeeper:
             heard = agent.session and now_ms - agent.heard_boot_ms < HEARD_MS
             longest_ms = book.settings.horizon_s * 1_000 + LATE_MS
             if held_ms > longest_ms * FASTEST and not heard:
-                raise SimulationError(f"{agent!r} is waited for since {held_ms} ms")
+                raise SimulationError(f"invariant 19: {agent!r} is waited for since {held_ms} ms")
             if agent.usable and recovery.back_boot_ms is None:
-                raise SimulationError(f"{agent!r} is used, and its tasks are held for it")
+                raise SimulationError(
+                    f"invariant 19: {agent!r} is used, and its tasks are held for it"
+                )
             if recovery.action == Action.MIGRATE:
-                raise SimulationError(f"{agent!r} holds tasks that were to be given away")
+                raise SimulationError(
+                    f"invariant 19: {agent!r} holds tasks that were to be given away"
+                )
             if agent.state not in (AgentState.DOWN, AgentState.RESTARTING, AgentState.JOINING):
-                raise SimulationError(f"{agent!r} holds tasks and is not down")
+                raise SimulationError(f"invariant 19: {agent!r} holds tasks and is not down")
 
     def check_end(self) -> None:
         """All has ended: nothing is held, nothing is promised to nobody."""

@@ -57,8 +57,8 @@ class SimStore(Server):
         self.by_gateways: list[TaskId] = []
         self.followers: list[Callable[[TaskId], None]] = []
         self.open: dict[TaskId, None] = {}
-        # What leaders have learned of recoveries.
-        self.learned = b""
+        # What leaders have learned of recoveries, and what they know of agents' health.
+        self.kept = b"", b""
 
     @property
     def term(self) -> int:
@@ -99,7 +99,12 @@ class SimStore(Server):
 
     def keep_learned(self, learned: bytes) -> bool:
         """In place of what was kept before."""
-        self.learned = learned
+        self.kept = learned, self.kept[1]
+        return True
+
+    def keep_health(self, health: bytes) -> bool:
+        """In place of what was kept before."""
+        self.kept = self.kept[0], health
         return True
 
     def reserve(self, tenant: TenantId, key: str, now_ms: int) -> int:

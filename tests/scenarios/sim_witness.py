@@ -50,6 +50,8 @@ class Witness:
         self.excuses: set[AgentId] = set()
         # When each incarnation was heard last, and those of which a supervisor said they are dead.
         self._spoken_ms: dict[tuple[AgentId, int], int] = {}
+        # When each was last answered.
+        self._answered_ms: dict[tuple[AgentId, int], int] = {}
         self.buried: set[tuple[AgentId, int]] = set()
         # Incarnations whose death was charged to a task that others had died with.
         self._killed: set[tuple[AgentId, int]] = set()
@@ -59,6 +61,10 @@ class Witness:
         self._fenced_until_ms: dict[OpenTask, int] = {}
         # Incarnations that the core was told to suspect.
         self.doubted: dict[AgentId, int] = {}
+        # By when agents are to be empty, in the cluster's time.
+        self.drains: dict[AgentId, int] = {}
+        # When attempts were last heard to get on.
+        self.progress_ms: dict[AttemptKey, int] = {}
         self._stood_still_ms = 0
         self._led_since_ms = self._began_ms = 0
         # Attempts that agents hold and that are not theirs, since when that is so.
@@ -86,6 +92,10 @@ class Witness:
         self._heard_ms[ident] = self._listened_ms()
         if incarnation:
             self._spoken_ms[ident, incarnation] = self._leader.boot_ms()
+
+    def answered(self, ident: AgentId, incarnation: int) -> None:
+        """A beat or the hello of a session is answered."""
+        self._answered_ms[ident, incarnation] = self._leader.boot_ms()
 
     def excuse(self, ident: AgentId) -> None:
         """Something was heard that lets this agent's tasks move."""
@@ -132,6 +142,10 @@ class Witness:
     def check_down(self, ident: AgentId) -> None:
         """10: it takes more than a suspicion and a missing lease."""
         silent_ms = self._silent_ms(ident)
+        agent = self._leader.state.agents.get(ident)
+        spared = agent is not None and self._leader.state.mass_failure.spares(agent.zone)
+        if spared and ident not in self.excuses:
+            raise SimulationError(f"invariant 10: {ident} is DOWN while so many are silent")
         leaseless = self._leased is not None and ident not in self._leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
         if not (gone or silent_ms >= SILENT_MS or ident in self.excuses):
@@ -159,6 +173,9 @@ class Witness:
             return
         silent_ms = self._silent_ms(ident)
         if silent_ms >= SILENT_AND_LEASELESS_MS:
+            return
+        empty_by_ms = self.drains.get(ident)
+        if empty_by_ms is not None and self._leader.now().clock_ms >= empty_by_ms:
             return
         for ref in dropped:
             truth = self._leader.world.books.attempts.get((ref.task_id, ref.attempt))
@@ -234,7 +251,10 @@ class Witness:
             return
         silent_ms = now_ms - self._spoken_ms.get(holder, self._began_ms)
         fence_ms = max(0, status.not_before_clock_ms - leader.now().clock_ms)
-        self._fenced_until_ms[task] = now_ms + fence_ms
+        # A leader that stood still may not have known the time when it set the fence; it had not
+        # answered the agent since then, either.
+        answered_ms = self._answered_ms.get(holder, self._began_ms)
+        self._fenced_until_ms[task] = min(now_ms + fence_ms, answered_ms + GIVEN_AWAY_MS)
         if silent_ms + fence_ms < GIVEN_AWAY_MS:
             raise SimulationError(
                 f"invariant 17: {task!r} is lost after {silent_ms} ms and waits {fence_ms} ms"
@@ -286,6 +306,16 @@ class Witness:
         since_ms = self._untold_ms[ident, key] = before.get((ident, key), now_ms)
         if task.spec.on_disconnect is OnDisconnect.KEEP and now_ms - since_ms > UNBEGUN_MS:
             raise SimulationError(f"invariant 18: {ident} keeps {task!r}, which it does not begin")
+
+    def check_stuck(self, task: OpenTask, attempt: int) -> None:
+        """12: nothing is stuck that has been heard to get on."""
+        key = AttemptKey(task.id, attempt)
+        heard_ms = self.progress_ms.get(key)
+        if heard_ms is None:
+            return
+        still_ms = self._leader.boot_ms() - heard_ms
+        if still_ms * FASTEST + CLOCK_JUMPS_MS < task.spec.progress_timeout_ms:
+            raise SimulationError(f"invariant 12: {label(*key)} is stuck after {still_ms} ms")
 
     def check_foreign(self) -> None:
         """What was given away does not run on for long where there is a session."""

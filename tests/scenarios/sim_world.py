@@ -23,17 +23,19 @@ from tests.scenarios.sim_scheduler import SimScheduler
 from tests.scenarios.sim_servers import SimMonitor, SimRegistry
 from tests.scenarios.sim_store import SimStore
 
-from muster.domain.agent_lifecycle import AgentWish
+from muster.domain.agent_lifecycle import AgentState, AgentWish
 from muster.domain.ids import AgentId, TaskId
 from muster.domain.policy import RECOVERIES
 from muster.domain.task import POISON_DEATHS, TaskSpec
 from muster.domain.task_lifecycle import ENDED_STATES, TaskState
+from muster_scheduler.core.health import QuarantineSettings
 from muster_scheduler.core.records import AgentEntry
 
 FAULTS_END_MS = 10_000
 # Silence, fences, pauses and a last takeover, one after the other.
 LIMIT_MS = 600_000
 LOOK_MS = 500
+AGENTS = (2, 3, 3, 3, 3, 5)
 # One seed in so many has two storage services.
 OVERTAKING_SEEDS = 4
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")
@@ -61,13 +63,16 @@ class World:
         self.habits: dict[TaskId, Habits] = {}
         self.leaders: list[SimLeader] = []
         self.incarnations: dict[tuple[AgentId, int], Runtime] = {}
+        self.quarantines = QuarantineSettings(
+            share=self.rng.choice((0.2, 0.5)), first_wait_ms=self.rng.choice((2_000, 60_000))
+        )
         self.strategy = self.rng.choice(STRATEGIES)
         self.recovery = RECOVERIES[seed // OVERTAKING_SEEDS % len(RECOVERIES)]
         # Whether a leader without etcd holds back, as it should; it must be safe if it does not.
         self.holds_back = self.rng.random() < 0.5
         self.machines = {
             ident: Machine(self, ident, self.rng.choice((1, 2, 4)))
-            for ident in map(AgentId, ("a", "b", "c")[: self.rng.choice((2, 3, 3))])
+            for ident in map(AgentId, ("a", "b", "c", "d", "e")[: self.rng.choice(AGENTS)])
         }
         names = ("s1", "s2", "s3")[: self.rng.choice((1, 2, 2, 3))]
         self.schedulers = [SimScheduler(self, name) for name in names]
@@ -239,6 +244,8 @@ def _is_at_rest(machine: Machine, entry: AgentEntry | None) -> bool:
         return False
     if runtime.core._held or runtime.core.outbox_size:
         return False
+    if entry is not None and entry.state is AgentState.QUARANTINED:
+        return True
     if entry is None or not entry.session or entry.incarnation != runtime.core.incarnation:
         return False
     return entry.usable or entry.distrusted_until_boot_ms > 0

@@ -15,7 +15,15 @@ from tests.scenarios.sim_world import World
 
 SEEDS = 1_000
 # Small enough that two workers share them evenly, large enough that each kind of fault happens.
-AT_ONCE = 250
+AT_ONCE = 125
+MOST_SEEDS = 60
+# What is rare in mixed storms, and what brings it about.
+RARE = {
+    "runtime killed": ("agent QUARANTINED", "agent PAROLE"),
+    "many agents cut off": ("mass failure of the cluster", "mass failure over"),
+    "operator's restart": ("agent RESTARTING",),
+    "agent hung": ("task taken back unstarted",),
+}
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
@@ -28,6 +36,18 @@ def test_everything_that_was_submitted_ends_whatever_happens(first: int) -> None
         covered.add(world.kernel.tally, world.kernel.steps)
     print(covered.table())
     assert not covered.missing()
+
+
+@pytest.mark.parametrize("storm", RARE)
+def test_what_is_rare_happens_where_nothing_else_does(storm: str) -> None:
+    covered = Coverage()
+    for seed in range(MOST_SEEDS):
+        world = World(seed, storm=storm)
+        world.run()
+        covered.add(world.kernel.tally, world.kernel.steps)
+        if all(covered.within[kind] for kind in RARE[storm]):
+            return
+    pytest.fail(covered.table())
 
 
 def test_a_kind_that_does_not_happen_is_noticed() -> None:

@@ -26,6 +26,7 @@ from muster_monitor.log_reader import LogReader
 from muster_monitor.log_store import LogStore
 from muster_monitor.log_watch import read_lines
 from muster_monitor.metrics import AgentCollector, register
+from muster_monitor.other_monitors import follow_monitor
 from muster_monitor.roster import apply
 from muster_monitor.rules.file import RulesFile
 from muster_monitor.scrape import watch_services
@@ -90,6 +91,9 @@ async def serving(config: Config, figures: CollectorRegistry = REGISTRY) -> Asyn
             ),
             group.create_task(office.run(), name="alerts"),
         ]
+        for other in config.monitors:
+            following = follow_monitor(other, config.secret, state.overruled)
+            work.append(group.create_task(following, name=f"monitor {other}"))
         if rules is not None:
             work.append(group.create_task(rules.run(), name="rules"))
         register(collector, figures)

@@ -30,6 +30,8 @@ class Config:
     log_memory_bytes: int = DEFAULT_MEMORY_BYTES
     rules: Path | None = None
     scrape: tuple[Target, ...] = ()
+    # The others; its own address is left out.
+    monitors: tuple[str, ...] = ()
     # The document of receivers; "" = nobody is told of alerts.
     alerting: str = ""
 
@@ -53,8 +55,10 @@ class Config:
         log_memory_bytes = number(
             environ, "MUSTER_MONITOR_LOG_MEMORY_BYTES", DEFAULT_MEMORY_BYTES, _MIB, 1024 * _MIB
         )
+        monitors = addresses(environ, "MUSTER_MONITORS", optional=True)
+        listen = address(environ, "MUSTER_LISTEN", "127.0.0.1:7105")
         return cls(
-            listen=address(environ, "MUSTER_LISTEN", "127.0.0.1:7105"),
+            listen=listen,
             metrics_listen=address(environ, "MUSTER_METRICS_LISTEN", "127.0.0.1:0"),
             secret=environ.get("MUSTER_JOIN_SECRET", ""),
             storage=addresses(environ, "MUSTER_STORAGE"),
@@ -62,6 +66,7 @@ class Config:
             detector=detector,
             log_memory_bytes=int(log_memory_bytes),
             rules=Path(path) if (path := environ.get("MUSTER_MONITOR_RULES", "")) else None,
+            monitors=tuple(other for other in monitors if other != listen),
             scrape=_targets(environ, "MUSTER_MONITOR_SCRAPE"),
             alerting=environ.get("MUSTER_MONITOR_ALERTING", ""),
         )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 
 from muster_monitor import metrics
-from muster_monitor.alerting.happenings import of_verdicts
 from muster_monitor.failure_detector import ObserverSettings
 from muster_monitor.state import MonitorState
 
@@ -56,7 +55,6 @@ def look(state: MonitorState, now_ms: int, wall_ms: int) -> None:
             incarnation=verdict.incarnation,
             why=verdict.why,
         )
-    state.findings.post(of_verdicts(changes, wall_ms))
     if changes:
         state.suspicions_changed.fire()
 
@@ -65,8 +63,10 @@ def sweep(state: MonitorState, now_ms: int, wall_ms: int) -> None:
     """Once a second: suspicions as findings, and findings that end by time."""
     senses = state.senses
     # Who was never registered does not make a majority, however many names somebody reports by.
-    heard = [agent for agent in state.table.agents() if senses.knows(agent)]
+    reasons = state.board.reasons
+    elsewhere = state.overruled.among(reasons)
+    heard = [a for a in state.table.agents() if a not in elsewhere and senses.knows(a)]
     known = set(heard)
-    suspects = {agent: why for agent, why in state.board.reasons.items() if agent in known}
+    suspects = {agent: why for agent, why in reasons.items() if agent in known}
     senses.suspects_are(suspects, heard, now_ms, wall_ms)
     senses.sweep(now_ms, wall_ms)

@@ -15,6 +15,8 @@ from muster_monitor.findings import Finding, Severity
 
 AGENT_SUSPECTED = "agent_suspected"
 MASS_FAILURE = "mass_failure"
+# A pause that ends by itself is nobody's business; a death is told by the leader's events.
+SUSPECTED_FOR_S = 10.0
 _NAMED_AGENTS = 5
 
 
@@ -114,7 +116,9 @@ class MassGuard:
 def _suspected(agent: str, zone: str, why: str, at_ms: int) -> Finding:
     labels = {"agent": agent, "zone": zone} if zone else {"agent": agent}
     text = f"agent {agent} is suspected to have failed: {why}"
-    return Finding(AGENT_SUSPECTED, labels, Severity.WARNING, True, text[:500], at_ms)
+    return Finding(
+        AGENT_SUSPECTED, labels, Severity.WARNING, True, text[:500], at_ms, for_s=SUSPECTED_FOR_S
+    )
 
 
 def _mass(zone: str, count: int, total: int, agents: list[str], at_ms: int) -> Finding:

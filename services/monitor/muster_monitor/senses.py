@@ -102,13 +102,14 @@ class Senses:
         self._post(found)
 
     def suspects_are(
-        self, suspects: Mapping[str, str], heard: Iterable[AgentId], now_ms: int, at_ms: int
+        self, suspects: Mapping[AgentId, str], heard: Iterable[AgentId], now_ms: int, at_ms: int
     ) -> None:
         """All present suspicions, with why; `heard` are all agents that are watched."""
         if not suspects and self.mass.is_calm:
             return
         zones = {str(agent): self.zone_of(agent) for agent in heard}
-        self._post(self.mass.look(suspects, zones, now_ms, at_ms))
+        named = {str(agent): why for agent, why in suspects.items()}
+        self._post(self.mass.look(named, zones, now_ms, at_ms))
 
     def sweep(self, now_ms: int, at_ms: int) -> None:
         """About once a second: what ends by time alone."""

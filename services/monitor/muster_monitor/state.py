@@ -10,6 +10,7 @@ from muster.rpc.listeners import Signal
 from muster_monitor.alerting.inbox import FindingInbox
 from muster_monitor.failure_detector import DetectorSettings, FailureTable
 from muster_monitor.log_lines import Line
+from muster_monitor.other_monitors import OverruledSuspicions
 from muster_monitor.rings import MetricRings
 from muster_monitor.senses import Senses
 from muster_monitor.service_figures import Target
@@ -73,6 +74,7 @@ class MonitorState:
         self.rings = MetricRings()
         self.logs = TaskLogs(log_memory_bytes)
         self.agent_lines = AgentLines()
+        self.overruled = OverruledSuspicions()
         self.senses = Senses(self.findings, targets, instance)
         self.registered: dict[AgentId, int] = {}
         # Kept when an agent is gone: what is told of it then is still its tenant's alone.

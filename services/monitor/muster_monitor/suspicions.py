@@ -71,7 +71,7 @@ class SuspicionBoard:
         return True
 
     @property
-    def reasons(self) -> dict[str, str]:
+    def reasons(self) -> dict[AgentId, str]:
         """Everybody suspected now, and why."""
         return {agent: posted.verdict.why for agent, posted in self._suspected.items()}
 

@@ -11,6 +11,7 @@ import structlog
 
 from muster.api.v1 import scheduler_pb2_grpc, storage_pb2, storage_pb2_grpc
 from muster.cancellation import contained
+from muster.domain.alarms import STORE_ROLLED_BACK
 from muster.domain.errors import MusterError, StaleTerm, Unavailable
 from muster.domain.policy import Policy
 from muster.etcd.client import EtcdClient
@@ -22,7 +23,6 @@ from muster.rpc.metrics_http import serve_metrics
 from muster.rpc.process import run
 from muster.rpc.server import RpcServer
 from muster_scheduler import metrics
-from muster_scheduler.alarms import MASS_FAILURE, STORE_ROLLED_BACK
 from muster_scheduler.config import Config
 from muster_scheduler.core.generation import Found, Lost, RolledBack
 from muster_scheduler.core.witnesses import Witnesses
@@ -193,6 +193,7 @@ class Scheduler:
         leader = Leader(
             self._storage, answer.term, answer.clock_ms, policies, self._advertise, answer.run
         )
+        leader.state.quarantines = self._config.quarantines
         await leader.load_wishes()
         await self._lead(leader, marker, answer.store, lost)
 
@@ -223,8 +224,6 @@ class Scheduler:
         _LOG.info("leading", term=leader.term)
         alarms = self.service.alarms
         alarms.publish_by(leader.publisher.add)
-        alarms.end(STORE_ROLLED_BACK)
-        alarms.begin_anew(MASS_FAILURE)
         leader.alarms = alarms
         try:
             async with asyncio.TaskGroup() as group:

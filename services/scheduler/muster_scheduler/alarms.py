@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
 from muster.api.v1 import storage_pb2
+from muster.domain.alarms import ALARMS
 from muster.rpc.clock import wall_ms
 from muster_scheduler import metrics
 
 _LOG = structlog.get_logger("muster.scheduler")
 
-STORE_ROLLED_BACK: Final = "store_rolled_back"
-STORE_LOST_WRITES: Final = "store_lost_writes"
-ETCD_REFUSES: Final = "etcd_refuses_writes"
-MASS_FAILURE: Final = "mass_failure"
-NAMES: Final = (STORE_ROLLED_BACK, STORE_LOST_WRITES, ETCD_REFUSES, MASS_FAILURE)
-
 
 class Alarms:
-    """Alarms by name, one of each at most. `publish` is set while there is a term to publish
-    under; what stands then is told again."""
+    """Alarms by name, one of each at most. They end with the term under which they are told."""
 
     def __init__(self) -> None:
         self.standing: dict[str, str] = {}
         self._publish: Callable[[storage_pb2.Event], None] | None = None
-        for name in NAMES:
+        for name in ALARMS:
             metrics.ALARM.labels(name).set(0)
 
     def publish_by(self, publish: Callable[[storage_pb2.Event], None] | None) -> None:
-        """None: the term is over."""
+        """None: the term is over. The next leader tells its own."""
         self._publish = publish
-        for name, why in self.standing.items():
-            self._tell(name, why)
+        if publish is None:
+            for name in self.standing:
+                metrics.ALARM.labels(name).set(0)
+            self.standing.clear()
 
     def start(self, name: str, why: str) -> None:
         """Once for each `why`."""
@@ -51,11 +46,6 @@ class Alarms:
             return
         metrics.ALARM.labels(name).set(0)
         _LOG.warning("the alarm is over", alarm=name)
-        self._tell(name, "")
-
-    def begin_anew(self, name: str) -> None:
-        """A leader judges for itself: what one before it, in whatever process, said is over."""
-        self.end(name)
         self._tell(name, "")
 
     def _tell(self, name: str, why: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from muster.domain.errors import ConfigurationError, InvalidInput
 from muster.rpc.settings import address, addresses, flag
+from muster_scheduler.core.health import QuarantineSettings
 from muster_scheduler.placement import strategy
 from muster_scheduler.placement.plan import DEFAULT_STRATEGY
 
@@ -14,6 +15,8 @@ DEFAULT_LISTEN = "127.0.0.1:7701"
 DEFAULT_METRICS_LISTEN = "127.0.0.1:7711"
 DEFAULT_LEARN_EVERY_S = 60
 MAX_LEARN_EVERY_S = 86_400
+MAX_QUARANTINE_PERCENT = 50
+MAX_PAROLE_AFTER_S = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Config:
     strategy: str = DEFAULT_STRATEGY
     leader_ttl_s: int = 3
     learn_every_s: int = DEFAULT_LEARN_EVERY_S
+    quarantines: QuarantineSettings = QuarantineSettings()  # noqa: RUF009  frozen
     etcd_embedded: bool = False
 
     @classmethod
@@ -65,8 +69,21 @@ class Config:
             strategy=chosen,
             leader_ttl_s=int(ttl),
             learn_every_s=int(learn),
+            quarantines=_quarantines(environ),
             etcd_embedded=flag(environ, "MUSTER_ETCD_EMBEDDED"),
         )
+
+
+def _quarantines(environ: Mapping[str, str]) -> QuarantineSettings:
+    percent = environ.get("MUSTER_QUARANTINE_PERCENT", "20")
+    if not (percent.isascii() and percent.isdigit()) or int(percent) > MAX_QUARANTINE_PERCENT:
+        limit = f"whole percents of the agents, 0 to {MAX_QUARANTINE_PERCENT}"
+        raise ConfigurationError("MUSTER_QUARANTINE_PERCENT", percent, limit)
+    parole = environ.get("MUSTER_PAROLE_AFTER_S", "60")
+    if not (parole.isascii() and parole.isdigit()) or not 1 <= int(parole) <= MAX_PAROLE_AFTER_S:
+        limit = f"whole seconds, 1 to {MAX_PAROLE_AFTER_S}"
+        raise ConfigurationError("MUSTER_PAROLE_AFTER_S", parole, limit)
+    return QuarantineSettings(int(percent) / 100, int(parole) * 1_000)
 
 
 def _needed(environ: Mapping[str, str], key: str, what: str) -> str:

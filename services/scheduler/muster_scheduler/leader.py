@@ -17,6 +17,7 @@ import structlog
 
 from muster.api.v1 import storage_pb2, storage_pb2_grpc, task_pb2
 from muster.domain.agent_lifecycle import AgentWish
+from muster.domain.alarms import MASS_FAILURE
 from muster.domain.errors import (
     InvalidInput,
     MusterError,
@@ -39,7 +40,7 @@ from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_ms, wall_ms
 from muster_scheduler import metrics
 from muster_scheduler.agent_book import AgentBook
-from muster_scheduler.alarms import MASS_FAILURE, Alarms
+from muster_scheduler.alarms import Alarms
 from muster_scheduler.core import agents, drains, recovering, tasks
 from muster_scheduler.core.mass_failure import Alarm
 from muster_scheduler.core.placing import place

@@ -7,10 +7,11 @@ import asyncio
 import msgspec
 import structlog
 
+from muster.domain.alarms import ETCD_REFUSES, STORE_LOST_WRITES
 from muster.domain.errors import Unavailable
 from muster.etcd.client import EtcdClient
 from muster.etcd.keys import STORE_KEY
-from muster_scheduler.alarms import ETCD_REFUSES, STORE_LOST_WRITES, Alarms
+from muster_scheduler.alarms import Alarms
 from muster_scheduler.core.generation import Found, Marker, Verdict, judge
 from muster_scheduler.leader import Leader
 

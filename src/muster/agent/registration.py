@@ -35,6 +35,8 @@ _REGISTER_S: Final = 5.0
 _DEREGISTER_S: Final = 2.0
 # Longer than any pause of a healthy registry, well below a lease's life of 10 s.
 _ANSWER_S: Final = 3.0
+# Answers that no beat has taken: each beat is answered once, and awaits that.
+_MAX_UNREAD: Final = 16
 _EAGER_ATTEMPTS: Final = 50
 _LEAST_PAUSE_S: Final = 0.05
 _FIRST_PAUSE_S: Final = 0.1
@@ -167,15 +169,34 @@ class RegistryLink:
     async def _beat_on_one_stream(self) -> None:
         """Until the registry wants a new registration."""
         stream: Any = self._channel.stream(RegistryServiceStub, "Heartbeat")
+        answers: asyncio.Queue[pb.HeartbeatResponse] = asyncio.Queue(_MAX_UNREAD)
+        reader = asyncio.create_task(self._read(stream, answers), name="registry answers")
+        # The end of the stream is met by a beat on another one at once.
+        reader.add_done_callback(lambda _: self.poke())
         try:
             with rpc_errors("the registry"):
-                while await self._beat(stream):
+                while await self._beat(stream, reader, answers):
                     await self._pause(self._interval_s)
         finally:
             stream.cancel()
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
         await self.register()
 
-    async def _beat(self, stream: Any) -> bool:
+    async def _read(self, stream: Any, answers: asyncio.Queue[pb.HeartbeatResponse]) -> None:
+        """Until the stream ends. A change of leader is told between the beats, unasked (seq 0)."""
+        while isinstance(message := await stream.read(), pb.HeartbeatResponse):
+            if message.HasField("endpoints"):
+                self._peers.update(endpoints_from_proto(message.endpoints))
+            if message.seq:
+                await answers.put(message)
+
+    async def _beat(
+        self,
+        stream: Any,
+        reader: asyncio.Task[None],
+        answers: asyncio.Queue[pb.HeartbeatResponse],
+    ) -> bool:
         self._seq += 1
         request = pb.HeartbeatRequest(
             agent=self._spec.id,
@@ -186,20 +207,32 @@ class RegistryLink:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await stream.write(request)
-                answer = await stream.read()
+                answer = await self._answer(reader, answers)
         except TimeoutError:
             raise DeadlineExceeded("the registry", _ANSWER_S) from None
         except asyncio.InvalidStateError:
             raise Unavailable("the registry", "the stream ended") from None
-        if not isinstance(answer, pb.HeartbeatResponse):
-            raise Unavailable("the registry", "it ended the stream")
         if answer.superseded:
             raise Superseded
         if answer.heartbeat_interval_ms:
             self._interval_s = answer.heartbeat_interval_ms / 1000
-        if answer.HasField("endpoints"):
-            self._peers.update(endpoints_from_proto(answer.endpoints))
         return answer.registered
+
+    async def _answer(
+        self, reader: asyncio.Task[None], answers: asyncio.Queue[pb.HeartbeatResponse]
+    ) -> pb.HeartbeatResponse:
+        """To the beat that was sent last; raises what ended the stream."""
+        while True:
+            getting = asyncio.create_task(answers.get())
+            try:
+                await asyncio.wait((getting, reader), return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    reader.result()
+                    raise Unavailable("the registry", "it ended the stream")
+                if getting.result().seq == self._seq:
+                    return getting.result()
+            finally:
+                getting.cancel()
 
     async def deregister(self) -> None:
         """Says goodbye; a registry that does not answer notices by itself."""

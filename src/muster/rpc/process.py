@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -65,12 +66,26 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
 
 
+# More than a gateway takes on at once, and its streams besides.
+WANTED_FILES: Final = 16_384
+
+
+def allow_many_files() -> None:
+    """Most shells give a process 1,024 descriptors though it may have more: a gateway would stop
+    to accept connections long before it is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(main: Callable[[asyncio.Event], Awaitable[None]], *, service: str) -> None:
     """Runs `main(stop)` to its end on uvloop; SIGTERM and SIGINT set `stop`. Exits the process."""
     import uvloop  # noqa: PLC0415  costs 20 ms that `--help` need not pay
 
     configure_logging(service)
     _spare_the_collector()
+    allow_many_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_stopped(main))

@@ -95,7 +95,18 @@ def test_no_agents(muster: Muster) -> None:
 
 
 def test_agent_with_evidence(muster: Muster) -> None:
-    evidence = [{"at": "2026-01-31T12:00:00.000Z", "state": "SUSPECT", "why": "phi is 9.1"}]
+    evidence = [
+        {"at": "2026-01-31T12:00:00.000Z", "state": "SUSPECT", "why": "phi is 9.1"},
+        {
+            "at": "2026-01-31T12:00:01.000Z",
+            "state": "SUSPECT",
+            "what": "WISH",
+            "why": "its operators want: DRAIN",
+            "who": "key-7",
+            "phi": 9.1,
+            "silent_ms": 4_200,
+        },
+    ]
     metrics = {
         "last_seen_at": None,
         "values": {"cpu_ratio": 0.23800000001, "memory_bytes": 98226176.0},
@@ -110,6 +121,9 @@ def test_agent_with_evidence(muster: Muster) -> None:
         "500m of 2",
         "zone=a",
         "phi is 9.1",
+        "WISH",
+        "key-7",
+        "4.2s",
         "cpu_ratio",
         "DRAIN",
         "box (pid 7)",
@@ -129,6 +143,14 @@ def test_actions_tell_the_state_that_follows(muster: Muster, action: str) -> Non
     ran = muster(action, "agent-1")
     assert (ran.code, ran.out) == (0, "agent-1 CORDONED\n")
     assert muster(action, "agent-1", "--json").json["state"] == "CORDONED"
+
+
+def test_a_drain_with_a_deadline(muster: Muster) -> None:
+    muster.on("POST /v1/agents/agent-1/drain", answer(an_agent(state="DRAINING")))
+    assert muster("drain", "agent-1", "--deadline", "60s").out == "agent-1 DRAINING\n"
+    assert muster.sent() == {"deadline": "60s"}
+    muster("drain", "agent-1")
+    assert muster.requests[-1].content == b""
 
 
 def test_a_restart_that_may_have_begun_is_not_repeated(muster: Muster) -> None:

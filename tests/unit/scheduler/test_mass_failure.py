@@ -20,6 +20,7 @@ from muster_scheduler.core.mass_failure import (
     MassFailure,
     Seen,
 )
+from muster_scheduler.core.overdue import UNSTARTED_MS
 
 
 def seen(*since: int | None, zones: str = "") -> list[Seen]:
@@ -170,3 +171,16 @@ def test_two_of_five_are_given_up() -> None:
     bench.silence(SILENT_AND_LEASELESS_MS, *FIVE[2:])
     assert [bench.agent_state(a) for a in FIVE[:2]] == [AgentState.DOWN] * 2
     assert bench.alarms == []
+
+
+def test_who_is_heard_meanwhile_must_keep_its_word() -> None:
+    bench = five()
+    task = bench.admit()
+    bench.settle()
+    holder = task.status.agent
+    others = [a for a in FIVE if a != holder]
+    lose(bench, *others[:3])
+    # It was given the task and does not begin it.
+    bench.silence(UNSTARTED_MS + 2_000, holder, others[3])
+    assert [a.active for a in bench.alarms] == [True]
+    assert task.status.agent == others[3]

@@ -22,6 +22,7 @@ from muster_scheduler.placement import (
     get,
     names,
 )
+from muster_scheduler.placement.shares import WELL
 
 CONSTRUCTIVE = ("best_fit", "first_fit", "greedy", "worst_fit")
 every_strategy = pytest.mark.parametrize("strategy", CONSTRUCTIVE)
@@ -115,7 +116,7 @@ def full_search(strategy: str, cluster: Cluster, tasks: list[int]) -> list[int]:
         task = cluster.classes[class_id]
         wanted = [task.demand.get(name) for name in view.names]
         unknown = set(task.demand.names()) - set(view.names)
-        best: tuple[float, int] | None = None
+        best: tuple[tuple[bool, float], int] | None = None
         for row, room in enumerate(free):
             if (
                 unknown
@@ -139,8 +140,10 @@ def full_search(strategy: str, cluster: Cluster, tasks: list[int]) -> list[int]:
                 "worst_fit": -(least * float(view.health[row])),
                 "greedy": float(sum(abs(capacity[row][k] - wanted[k]) for k in range(3))),
             }[strategy]
-            if best is None or key < best[0]:
-                best = (key, row)
+            # Sick ones after all that are well.
+            rank = (strategy != "worst_fit" and bool(view.health[row] < WELL), key)
+            if best is None or rank < best[0]:
+                best = (rank, row)
         if best is not None:
             free[best[1]] = [a - b for a, b in zip(free[best[1]], wanted, strict=True)]
         placements.append(-1 if best is None else best[1])

@@ -8,7 +8,6 @@ from typing import Final
 
 from muster.domain.agent_lifecycle import AgentState
 from muster_monitor.alerting.alerts import MAX_LABEL_CHARS
-from muster_monitor.failure_detector import Verdict
 from muster_monitor.findings import Finding, Severity
 
 # An agent that stays away for longer is taken for removed; the leader forgets it after 10 min.
@@ -17,8 +16,6 @@ DOWN_KEPT_MS: Final = 3_600_000
 TOLD_ONCE_KEPT_MS: Final = 15 * 60_000
 # Clocks of two hosts may be wrong by so much together.
 CLOCKS_APART_MS: Final = 2 * 3_600_000
-# A single late beat is not worth a message.
-SUSPECTED_FOR_S: Final = 10.0
 
 _ENDS_DOWN: Final = frozenset({AgentState.READY, AgentState.LEFT, AgentState.PAROLE})
 _IN_QUARANTINE: Final = frozenset({AgentState.QUARANTINED, AgentState.PAROLE})
@@ -92,23 +89,6 @@ def of_recovery(agent: str, note: str, why: str, at_ms: int) -> Happening:
     text = f"recovery of agent {agent}: {note or why}" if note or why else f"recovery of {agent}"
     finding = Finding("agent_recovery", {"agent": agent}, Severity.INFO, True, text, at_ms)
     return Happening(finding, TOLD_ONCE_KEPT_MS)
-
-
-def of_verdicts(verdicts: Sequence[Verdict], at_ms: int) -> list[Finding]:
-    """This monitor's suspicions, raised and lifted."""
-    return [
-        Finding(
-            "agent_suspected",
-            {"agent": verdict.agent},
-            Severity.WARNING,
-            verdict.suspected,
-            f"agent {verdict.agent}: {verdict.why}",
-            at_ms,
-            for_s=SUSPECTED_FOR_S,
-            value=verdict.phi,
-        )
-        for verdict in verdicts
-    ]
 
 
 def _short(text: str) -> str:

@@ -11,6 +11,7 @@ import structlog
 from muster.api.v1 import storage_pb2 as pb
 from muster.api.v1 import storage_pb2_grpc
 from muster.domain.agent_lifecycle import AgentState
+from muster.domain.alarms import ALARMS
 from muster.domain.errors import MusterError
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.conversion import AGENT_STATE_TO_PROTO
@@ -26,6 +27,7 @@ _KINDS: Final = (
     pb.EVENT_KIND_AGENT_RECOVERY,
     pb.EVENT_KIND_CLUSTER_ALARM,
     pb.EVENT_KIND_TASK_STUCK,
+    pb.EVENT_KIND_LEADER_CHANGED,
 )
 _STATES: Final = {value: state for state, value in AGENT_STATE_TO_PROTO.items()}
 _OLDEST: Final = "0"
@@ -40,6 +42,9 @@ def happenings_of(event: pb.Event) -> Sequence[Happening]:
         return happenings.of_agent(event.agent, state, event.why, event.at_ms)
     if event.kind == pb.EVENT_KIND_CLUSTER_ALARM:
         return (happenings.of_alarm(event.note, event.why, event.at_ms),)
+    if event.kind == pb.EVENT_KIND_LEADER_CHANGED:
+        # An alarm is its leader's; what stands of them the next one tells after this.
+        return [happenings.of_alarm(name, "", event.at_ms) for name in ALARMS]
     if event.kind == pb.EVENT_KIND_TASK_STUCK:
         return (
             happenings.of_stuck_task(

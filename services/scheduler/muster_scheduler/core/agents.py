@@ -257,10 +257,12 @@ def judge(state: ClusterState, now: Now) -> None:
     judge_kept(state, now)
     _look_for_mass_failure(state, now)
     for agent in list(state.agents.values()):
-        if agent.state not in _GONE and state.mass_failure.spares(agent.zone):
+        silent_ms = now.boot_ms - agent.heard_boot_ms
+        # Who is heard keeps its word all the same.
+        is_silent = agent.state not in _GONE and silent_ms >= SUSPECT_MS
+        if is_silent and state.mass_failure.spares(agent.zone):
             _settle(state, agent, now)
             continue
-        silent_ms = now.boot_ms - agent.heard_boot_ms
         leaseless = state.registry_seen and not agent.leased
         gone = leaseless and silent_ms >= SILENT_AND_LEASELESS_MS
         if agent.state in _GONE:

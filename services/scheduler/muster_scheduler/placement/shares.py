@@ -6,7 +6,17 @@ import numpy as np
 
 from muster_scheduler.placement.by_agent import DemandByRow
 from muster_scheduler.placement.classes import Demand
-from muster_scheduler.placement.snapshot import FloatArray, IntArray, Snapshot
+from muster_scheduler.placement.snapshot import BoolArray, FloatArray, IntArray, Snapshot
+
+# Health below which an agent is sick: strategies that do not weigh by health take it only where no
+# well one fits.
+WELL = 0.7
+
+
+def is_sick(snapshot: Snapshot) -> BoolArray:
+    """bool [M]."""
+    sick: BoolArray = snapshot.health < WELL
+    return sick
 
 
 def free_shares_after(

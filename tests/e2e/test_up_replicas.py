@@ -15,8 +15,10 @@ from tests.polling import HANG_S
 from muster import Client
 
 _WORKERS = 2
+# A stopped process costs seconds, and several times as many where other work has the processor.
+_PATIENCE_S = 3 * HANG_S
 # Tasks that are begun after a blow and come to their end, before it counts as survived.
-_GOES_ON = 10
+_GOES_ON = 4
 
 
 class Load:
@@ -32,7 +34,7 @@ class Load:
             thread.start()
 
     def _work(self, worker: int) -> None:
-        with Client(*self._target, timeout=HANG_S, retry_for=HANG_S) as client:
+        with Client(*self._target, timeout=_PATIENCE_S, retry_for=_PATIENCE_S) as client:
             number = worker
             while not self._over.is_set():
                 number += _WORKERS
@@ -47,13 +49,13 @@ class Load:
 
     def goes_on(self) -> None:
         wanted = self.done + _GOES_ON
-        eventually(lambda: bool(self.failed) or self.done >= wanted)
+        eventually(lambda: bool(self.failed) or self.done >= wanted, _PATIENCE_S)
         assert self.failed == []
 
     def close(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(2 * HANG_S)
+            thread.join(2 * _PATIENCE_S)
 
 
 class Pair:

@@ -52,3 +52,11 @@ def test_labels_beyond_the_bounds_are_dropped_and_counted() -> None:
     inbox.post([replace(finding(), labels={str(n): "" for n in range(MAX_LABELS + 1)})])
     assert inbox.dropped == 2
     assert not inbox.standing
+
+
+def test_a_condition_that_ended_is_not_given_again_by_its_last_text() -> None:
+    inbox = FindingInbox()
+    inbox.post([finding()])
+    inbox.take()
+    inbox.post([finding(summary="hotter"), finding(active=False)])
+    assert [f.active for _, f in inbox.take()] == [False]

@@ -86,7 +86,8 @@ def of_stuck_task(
 
 def of_recovery(agent: str, note: str, why: str, at_ms: int) -> Happening:
     """What was done about an agent that was given up: for the record, not for a pager."""
-    text = f"recovery of agent {agent}: {note or why}" if note or why else f"recovery of {agent}"
+    said = ": ".join(part for part in (note, why) if part) or "it is under way"
+    text = f"recovery of agent {agent}: {said}"
     finding = Finding("agent_recovery", {"agent": agent}, Severity.INFO, True, text, at_ms)
     return Happening(finding, TOLD_ONCE_KEPT_MS)
 

@@ -421,7 +421,7 @@ def test_plans_do_not_depend_on_what_was_planned_before(failed: Failure) -> None
     assert first == again
 
 
-# ------------------------------------------------------------- emptied agents, and the queue
+# ----------------------------------------------------------------------- emptied agents
 
 
 def taught(kind: FailureKind, *, restarts: bool, returns: bool) -> Beliefs:
@@ -456,24 +456,3 @@ def test_what_cannot_be_restarted_or_is_being_restarted_is_not() -> None:
     # More often than tasks would be held for it, while the budget lasts.
     often = failure(HUNG, ages=(), tried=made.tries + 1)
     assert restart_emptied(often, beliefs, made, 0.0)
-
-
-def test_while_others_wait_nothing_is_won_by_moving_work_that_may_come_back() -> None:
-    beliefs = Beliefs()
-    for _ in range(10):
-        beliefs.came_back("a7", UNREACHABLE, 11.0, 25.0, True, 0.0)
-
-    def waits(queued: int) -> float:
-        cluster = Cluster(used=(8,) * 10, slots=(8,) * 10, queued=queued)
-        asked = failure(UNREACHABLE, ages=(30.0,) * 4)
-        made = RecoverySettings()
-        decision = decide(asked, cluster, beliefs, SpareLedger(), made, 0.0)
-        options = decision.assessment.options
-        return options[Action.MIGRATE].held_cost - options[Action.WAIT].held_cost
-
-    assert waits(0) < waits(40) < waits(400)
-
-
-def test_a_queue_of_less_than_nothing_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="queued"):
-        Cluster(used=(1,), slots=(2,), queued=-1)

@@ -236,6 +236,8 @@ def set_wish(
             state.enter(agent, AgentEvent.DRAIN, "drained on request", now)
     elif agent.state is AgentState.DRAINING:
         state.enter(agent, AgentEvent.UNDRAIN, "no longer drained", now)
+        # What it was doubted for meanwhile did not show while it drained.
+        _settle(state, agent, now)
     state.refresh(agent)
 
 

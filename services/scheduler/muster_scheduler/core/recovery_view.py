@@ -80,5 +80,4 @@ def cluster_of(state: ClusterState, tasks: list[OpenTask]) -> Cluster:
         open_response_s=state.recoveries.open_response_s,
         able_free=int(free[able].sum()),
         able_slots=int(slots[able].sum()),
-        queued=len(state.queue) + len(state.suspects),
     )

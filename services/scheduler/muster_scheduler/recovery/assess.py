@@ -13,7 +13,7 @@ import numpy as np
 
 from muster_scheduler.recovery.backoff import longest_pause_s
 from muster_scheduler.recovery.bounds import Measures, after, before, broken
-from muster_scheduler.recovery.costs import MAX_WAIT_S, FloatArray, Work
+from muster_scheduler.recovery.costs import FloatArray, Work
 from muster_scheduler.recovery.induction import Problem, Table, seconds_held, table
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.posterior import Beliefs, Beta, range_of_second
@@ -186,19 +186,9 @@ def _problem(
         ),
         works_after=tuple(round(restart.after_failures(r), 2) for r in range(tries)),
         over=over,
-        backlog_s=stepped(_backlog_s(groups, cluster)),
         pauses=tuple(math.ceil(longest_pause_s(failed + r, settings) / 2.0) for r in range(tries)),
         settings=settings,
     )
-
-
-def _backlog_s(groups: tuple[Group, ...], cluster: Cluster) -> float:
-    """How long the queue takes, if its tasks are like these."""
-    count = sum(len(group.ids) for group in groups)
-    if not count or not cluster.capacity:
-        return 0.0
-    mean_s = sum(len(group.ids) * group.remaining_s for group in groups) / count
-    return min(MAX_WAIT_S, cluster.queued * mean_s / cluster.capacity)
 
 
 def _hazards(shares: list[float]) -> tuple[float, ...]:

@@ -46,13 +46,11 @@ def ends(
     capacity: int,
     dead: bool,
     settings: RecoverySettings,
-    backlog_s: float = 0.0,
 ) -> Ends:
     """The costs at each epoch, counted from when the agent was last heard.
 
     `dead`: nothing of the agent runs any more, that is certain. `free` of `capacity` slots
-    elsewhere can take the work; the groups take them in their order. `backlog_s`: for so long all
-    that becomes free is wanted by tasks that wait already.
+    elsewhere can take the work; the groups take them in their order.
     """
     count = np.array([work.tasks for work in works], np.float64)
     age = np.array([work.age_s for work in works], np.float64)
@@ -60,8 +58,7 @@ def ends(
     stop = np.array([work.stop for work in works], np.bool_)
     away = silent_s + np.arange(settings.horizon_s + 1.0)[:, None]
     late = away + remaining * np.expm1(-away / remaining)
-    # While others wait, a task that runs again only takes their turn: nothing is won before.
-    empty = count * (np.maximum(away, silent_s + backlog_s) + age)
+    empty = count * (away + age)
     alive = np.where(stop & (away >= settings.stop_ends_s), empty, count * late)
     moved_dead = empty + count * settings.move_s + loads(works, free, capacity, settings)
     fence = 0.0 if dead else np.where(stop, np.maximum(0.0, settings.fence_s - away), 0.0)

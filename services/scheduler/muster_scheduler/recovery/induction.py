@@ -30,7 +30,6 @@ class Problem:
     that the r-th restart of this plan works, r = 1, 2, ...; none = not offered.
     `over[j]`: the chance that a restart is over within second j + 1, if it was not before; the last
     is 1. `pauses[r - 1]`: epochs before the r-th begins. `dead`: nothing of the agent runs.
-    `backlog_s`: until what waits in the queue has had its turn.
     """
 
     works: tuple[Work, ...]
@@ -45,7 +44,6 @@ class Problem:
     over: tuple[float, ...]
     pauses: tuple[int, ...]
     settings: RecoverySettings
-    backlog_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,6 @@ def solve(problem: Problem) -> Table:
         problem.capacity,
         problem.dead,
         problem.settings,
-        problem.backlog_s,
     )
     worked, failed, on = _restart_chances(problem, length)
     solved = Table(

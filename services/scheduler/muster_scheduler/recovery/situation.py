@@ -107,7 +107,7 @@ class Cluster:
     """The agents that are there, the failed ones not among them.
 
     `used` and `slots` per agent. `able_free` and `able_slots`: of those that could take the failed
-    agent's work; None = all could. `queued` tasks wait for a place. `open_response_s`: T, response
+    agent's work; None = all could. `open_response_s`: T, response
     times of all open tasks.
     """
 
@@ -116,7 +116,6 @@ class Cluster:
     open_response_s: float = 0.0
     able_free: int | None = None
     able_slots: int | None = None
-    queued: int = 0
 
     def __post_init__(self) -> None:
         number("cluster.open_response_s", self.open_response_s, 0.0, MAX_TASK_SECONDS)
@@ -125,7 +124,6 @@ class Cluster:
         for index, (used, slots) in enumerate(zip(self.used, self.slots, strict=True)):
             whole(f"cluster.slots[{index}]", slots, 0, MAX_SLOTS)
             whole(f"cluster.used[{index}]", used, 0, MAX_SLOTS)
-        whole("cluster.queued", self.queued, 0, MAX_SLOTS)
         if self.able_free is not None:
             whole("cluster.able_free", self.able_free, 0, MAX_SLOTS)
         if self.able_slots is not None:

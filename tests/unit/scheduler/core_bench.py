@@ -57,6 +57,8 @@ class Bench:
     ) -> None:
         self.state = ClusterState(Policy(recovery=recovery), np.random.default_rng(1), jitter)
         self.boot_ms = 1_000_000
+        # What cluster time has jumped beyond the boot clock.
+        self.jumped_ms = 0
         self.stored: dict[TaskId, TaskStatus] = {}
         self.told: dict[AgentId, list[tuple[str, AttemptRef]]] = defaultdict(list)
         self.drains: list[AgentId] = []
@@ -70,7 +72,9 @@ class Bench:
     @property
     def now(self) -> Now:
         passed = self.boot_ms - 1_000_000
-        return Now(self.boot_ms, CLOCK_AT_BOOT_MS + passed, WALL_AT_BOOT_MS + passed)
+        return Now(
+            self.boot_ms, CLOCK_AT_BOOT_MS + passed + self.jumped_ms, WALL_AT_BOOT_MS + passed
+        )
 
     def wait(self, ms: int) -> None:
         """Time passes and nobody is judged."""

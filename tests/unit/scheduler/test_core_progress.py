@@ -149,3 +149,14 @@ def test_it_is_stuck_exactly_when_a_pause_reaches_the_timeout(pauses: list[int])
         if pause_ms >= TIMEOUT_MS:
             return
         progress.told(task, bench.now)
+
+
+def test_cluster_time_that_jumps_is_no_silence(bench: Bench) -> None:
+    task = watched(bench)
+    pass_by(bench, 1_000)
+    # The first confirmation after a standstill: cluster time catches up at once.
+    bench.jumped_ms += 3 * TIMEOUT_MS
+    pass_by(bench, 1_000)
+    assert not told_to_end(task)
+    pass_by(bench, TIMEOUT_MS)
+    assert told_to_end(task)

@@ -1,7 +1,8 @@
 """Attempts that run and say nothing: a task with a `progress_timeout` must report in that time.
 
-Measured in cluster time from the start, the last progress or partial output, whatever came last;
-a parent that waits for its children, and an attempt on an agent that is not heard, are let be. An
+Measured in cluster time from the start, the last progress or partial output, whatever came last,
+and by the leader's boot clock as well: cluster time jumps when storage confirms the term after a
+standstill, and a jump is not silence. A parent that waits for its children, and an attempt on an agent that is not heard, are let be. An
 attempt that is stuck is told to end as after its timeout, and counts as a failure of its skill.
 """
 
@@ -24,14 +25,14 @@ NO_PROGRESS: Final = "no progress for "
 
 def told(task: OpenTask, now: Now) -> None:
     """Its attempt has reported progress or partial output."""
-    task.progress_clock_ms = now.clock_ms
+    task.progress_clock_ms, task.progress_boot_ms = now.clock_ms, now.boot_ms
 
 
 def begin(state: ClusterState, task: OpenTask, now: Now) -> None:
     """Its present attempt has started, or this leader has found it running."""
     timeout_ms = task.spec.progress_timeout_ms
     if timeout_ms:
-        task.progress_clock_ms = now.clock_ms
+        told(task, now)
         state.deadlines.add(now.clock_ms + timeout_ms, Moment.PROGRESS, task)
 
 
@@ -46,8 +47,9 @@ def due(state: ClusterState, task: OpenTask, now: Now) -> Stuck | None:
     heard = agent is not None and agent.session and now.boot_ms - agent.heard_boot_ms < UNHEARD_MS
     if task.waiting or not heard:
         # Full time once it goes on, or is heard again.
-        task.progress_clock_ms = now.clock_ms
-    at_ms = task.progress_clock_ms + timeout_ms
+        told(task, now)
+    silent_ms = now.boot_ms - task.progress_boot_ms
+    at_ms = max(task.progress_clock_ms + timeout_ms, now.clock_ms + timeout_ms - silent_ms)
     if now.clock_ms < at_ms:
         state.deadlines.add(at_ms, Moment.PROGRESS, task)
         return None

@@ -108,6 +108,7 @@ class OpenTask:
         "id",
         "plain_class_id",
         "predicted_s",
+        "progress_boot_ms",
         "progress_clock_ms",
         "queued",
         "row",
@@ -136,7 +137,7 @@ class OpenTask:
         self.waiting = False
         self.ahead = False
         self.alone_since_boot_ms = 0
-        self.progress_clock_ms = 0
+        self.progress_clock_ms = self.progress_boot_ms = 0
         self.write: Write | None = None
         self.effects: list[Effect] = []
         self.begun: Begun | None = None

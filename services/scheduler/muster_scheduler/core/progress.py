@@ -2,8 +2,9 @@
 
 Measured in cluster time from the start, the last progress or partial output, whatever came last,
 and by the leader's boot clock as well: cluster time jumps when storage confirms the term after a
-standstill, and a jump is not silence. A parent that waits for its children, and an attempt on an agent that is not heard, are let be. An
-attempt that is stuck is told to end as after its timeout, and counts as a failure of its skill.
+standstill, and a jump is not silence. A parent that waits for its children, and an attempt on an
+agent that is not heard, are let be. An attempt that is stuck is told to end as after its timeout,
+and counts as a failure of its skill.
 """
 
 from __future__ import annotations

@@ -153,6 +153,13 @@ def test_what_is_forgotten_leaves_nothing_behind() -> None:
     assert not book._totals
 
 
+def test_the_worst_is_forgotten_in_the_same_time_however_often_it_happened() -> None:
+    once, often = book_with(*[Blame.UNSTARTED] * 6), book_with(*[Blame.UNSTARTED] * 100)
+    for halves in range(4):
+        now_ms = halves * HALF_LIFE_MS
+        assert often.points(A, now_ms) == pytest.approx(once.points(A, now_ms))
+
+
 def test_long_idleness_overflows_nothing() -> None:
     book = book_with(Blame.DEATH)
     later_ms = 100_000 * HALF_LIFE_MS

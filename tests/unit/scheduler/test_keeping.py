@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -37,6 +38,9 @@ class Storage:
         if self.away:
             raise Unavailable("storage", "it is away")
         return getattr(self, method)(request)
+
+    def errors(self, timeout_s: float = 0.0) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stream(self, stub: Any, method: str, request: Any, *, timeout_s: float) -> Any:
         assert timeout_s > 0

@@ -118,6 +118,11 @@ class HealthBook:
         weight = self._weight(now_ms)
         numbers = self._trust(ident).numbers
         numbers[what] = numbers.get(what, 0.0) + weight
+        points = sum(POINTS[w] * n for w, n in numbers.items()) / weight
+        if points > MAX_POINTS:
+            # Beyond the worst nothing is remembered, or it would never end.
+            for one in numbers:
+                numbers[one] *= MAX_POINTS / points
 
     def tried(self, ident: AgentId, skill: str, failed: bool, now_ms: int) -> None:
         """An attempt of the skill has ended there."""

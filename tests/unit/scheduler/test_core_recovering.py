@@ -300,6 +300,19 @@ def test_a_hung_runtime_is_restarted_by_its_supervisor_and_its_task_waits_for_it
     assert outcome_of(recovery) == "rerun"
 
 
+def test_the_end_of_a_hung_runtime_is_no_second_death() -> None:
+    bench = bench_of("fixed", B)
+    bench.state.health = HealthBook()
+    on_a(bench)
+    falls_silent(bench, B, supervised=True)
+    once = bench.state.health.points(A, bench.now.clock_ms)
+    assert once > 0
+    agents.runtime_died(bench.state, A, 1, [], True, "restarted", bench.now)
+    bench.settle()
+    assert bench.agent_state(A) == DOWN
+    assert bench.state.health.points(A, bench.now.clock_ms) == once
+
+
 def test_a_restart_that_does_nothing_is_given_up_after_30_s() -> None:
     bench = bench_of("fixed", B)
     task = on_a(bench)

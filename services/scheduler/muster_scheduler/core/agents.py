@@ -416,8 +416,10 @@ def _die(
     `fenced`: nothing of it runs any more, that is certain.
     """
     if _can(agent, AgentEvent.DIED):
+        # The end of what is being restarted is no second death.
+        was_restarted = agent.restarting or agent.state is AgentState.RESTARTING
         state.enter(agent, AgentEvent.DIED, why, now)
-        _blame_death(state, agent, now, on_purpose=agent.restarting or agent.draining)
+        _blame_death(state, agent, now, on_purpose=was_restarted or agent.draining)
     state.refresh(agent)
     begun = [
         t

@@ -242,6 +242,8 @@ def run_fault(
     """Loads the cluster, lets the fault strike, waits until all is well, and checks."""
     began_s = time.monotonic()
     cluster.await_healthy()
+    # Agents of earlier faults, whose end is still to come.
+    strangers = frozenset(cluster.agent_states()) - frozenset(cluster.agent_ids)
     position, refusals = cluster.log_position(), fenced(cluster)
     name = f"f{fault.number}-{seed}-{uuid.uuid4().hex[:8]}"
     load = Load(cluster, folder, name, seed, fault.shape(tasks, short))
@@ -254,7 +256,7 @@ def run_fault(
     load.await_ends(ENDS_WITHIN_S)
     cluster.await_healthy()
     time.sleep(SETTLE_S)
-    books = gather(cluster, load, position)
+    books = gather(cluster, load, position, strangers)
     fault.judge(scene, strike, books)
     verdict = check(
         load.journal.entries(), books.marks, books.records, books.events, strike.expectation
@@ -262,8 +264,10 @@ def run_fault(
     return _run(fault, seed, scene, strike, books, verdict, refusals, time.monotonic() - began_s)
 
 
-def gather(cluster: Cluster, load: Load, position: str) -> Books:
-    """All records, marks and events of the run."""
+def gather(
+    cluster: Cluster, load: Load, position: str, strangers: frozenset[str] = frozenset()
+) -> Books:
+    """All records, marks and events of the run but those of `strangers`."""
     rest = cluster.rest()
     records = {
         item["id"]: Record(
@@ -281,7 +285,7 @@ def gather(cluster: Cluster, load: Load, position: str) -> Books:
     events = [
         event
         for event in cluster.events(position, cluster.log_position())
-        if not event.task or event.task in records
+        if (event.task in records if event.task else event.agent not in strangers)
     ]
     return Books(load.side.read(), records, events)
 

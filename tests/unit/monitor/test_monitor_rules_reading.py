@@ -256,3 +256,19 @@ def test_the_built_in_rules_can_be_shown_and_read_again(
     path = tmp_path / "rules.yaml"
     path.write_text(capsys.readouterr().out)
     assert command.main(["check-rules", str(path)]) == 0
+
+
+def test_an_alerting_document_is_checked_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "alerting.yaml"
+    path.write_text('receivers:\n  - {name: a, alertmanager: {url: "https://example.com"}}\n')
+    assert command.main(["check-alerting", str(path)]) == 0
+    assert "1 receivers" in capsys.readouterr().out
+    path.write_text("receivers: [{name: a}]\nunheard: 1\n")
+    assert command.main(["check-alerting", str(path)]) == 1
+    assert "unheard" in capsys.readouterr().err
+    path.write_bytes(b"\xff\xfe")
+    assert command.main(["check-alerting", str(path)]) == 1
+    assert command.main(["check-alerting", str(tmp_path / "none")]) == 1
+    assert str(path) in capsys.readouterr().err

@@ -2,8 +2,8 @@
 #
 #   make demo    a real cluster, a real workload, one agent killed on the way
 #   make test    every test that needs no Docker engine
-#   make chaos   every fault with SEEDS=20 seeds, and 10,000 simulated schedules: hours; goes on where
-#                it was broken off; writes docs/reliability.md
+#   make chaos   every fault with SEEDS=20 seeds, RUNS=4 at a time, and 10,000 simulated schedules:
+#                hours; goes on where it was broken off; writes docs/reliability.md
 #   make check   formatting, lint, types, import contracts, contracts of the wire, generated code
 
 SHELL := /bin/bash
@@ -21,6 +21,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 # Of `make chaos`.
 SEEDS ?= 20
+RUNS ?= 4
 SCHEDULES ?= 10000
 
 BIN := $(VENV)/bin
@@ -104,8 +105,8 @@ bench: $(STAMP)
 # Exit code 1 when anything did not hold; the page says what. What was run with the very same code
 # lies in .chaos and is not run again.
 chaos: $(STAMP)
-	"$(BIN)/python" benchmarks/chaos.py --fault all --seeds $(SEEDS) --tasks 2000 --schedules $(SCHEDULES) \
-	  --results .chaos --resume --markdown docs/reliability.md
+	"$(BIN)/python" benchmarks/chaos.py --fault all --seeds $(SEEDS) --jobs $(RUNS) --tasks 2000 \
+	  --schedules $(SCHEDULES) --results .chaos --resume --markdown docs/reliability.md
 
 clean:
 	rm -rf $(VENV) .chaos .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,8 +6,9 @@ python benchmarks/chaos.py --fault N --seeds K [--tasks 2000] [--json] [--markdo
 has a fresh cluster; `--json` prints one line per run. With `--results DIR` the runs of each
 fault are kept in a file, and the table is made of all that lie there: a long campaign may be
 done in parts (`--first-seed`), and `--seeds 0` only prints. `--resume` leaves out what lies there
-already, held, and was run with the very same code. `--schedules N` simulates so many besides. The
-exit code is 1 when anything did not hold; a fault that this machine cannot make is skipped.
+already, held, and was run with the very same code; `--jobs N` makes so many runs at a time.
+`--schedules N` simulates so many besides. The exit code is 1 when anything did not hold; a fault
+that this machine cannot make is skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ from benchmarks.oracle.campaign import campaign
 from benchmarks.oracle.catalogue import FAULTS, named
 from benchmarks.oracle.reliability_page import page
 from benchmarks.oracle.report import HEAD, holds, row
-from benchmarks.oracle.results import Results, fingerprint
+from benchmarks.oracle.results import FAULT_CODE, SCHEDULE_CODE, Results, fingerprint
 from benchmarks.oracle.scene import Run
 from benchmarks.oracle.schedules import run_schedules
+from benchmarks.oracle.side_by_side import MAX_JOBS, SideBySide
 from muster.local.binaries import find_etcd, find_redis
 
 MAX_SEEDS, MAX_TASKS, MAX_AGENTS, MAX_SCHEDULES = 1_000, 100_000, 16, 1_000_000
@@ -49,7 +51,7 @@ def main() -> int:
     runs = _run(options, results)
     schedules: dict[str, Any] = results.schedules() if results else {}
     if options.schedules:
-        schedules = run_schedules(options.schedules, fingerprint())
+        schedules = run_schedules(options.schedules, fingerprint(SCHEDULE_CODE))
         _tell(f"{options.schedules} schedules: {schedules['said'][-1]}")
         if results:
             results.keep_schedules(schedules)
@@ -65,22 +67,13 @@ def main() -> int:
 def _run(options: argparse.Namespace, results: Results | None) -> dict[str, list[Run]]:
     """What was run now; with a folder of results, all that lies there."""
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    code = fingerprint()
+    code = fingerprint(FAULT_CODE)
     runs: dict[str, list[Run]] = {}
 
     def held(number: str) -> set[int]:
         return results.held(number, code) if results and options.resume else set()
 
-    for run in campaign(
-        named(options.fault) if seeds else [],
-        seeds,
-        tasks=options.tasks,
-        agents=options.agents,
-        folder=options.folder,
-        short=options.short,
-        but_for=held,
-        tell=_tell,
-    ):
+    for run in _campaign(options, seeds, held):
         run.code = code
         runs.setdefault(run.fault, []).append(run)
         if options.json:
@@ -88,6 +81,38 @@ def _run(options: argparse.Namespace, results: Results | None) -> dict[str, list
         if results:
             results.keep(run)
     return results.all() if results else runs
+
+
+def _campaign(
+    options: argparse.Namespace, seeds: list[int], held: Callable[[str], set[int]]
+) -> Iterator[Run]:
+    """One after another fault by fault, or side by side seed by seed: what is broken off has all
+    faults with fewer seeds."""
+    numbers = named(options.fault) if seeds else []
+    if options.jobs == 1:
+        yield from campaign(
+            numbers,
+            seeds,
+            tasks=options.tasks,
+            agents=options.agents,
+            folder=options.folder,
+            short=options.short,
+            but_for=held,
+            tell=_tell,
+        )
+        return
+    done = {number: held(number) for number in numbers}
+    cannot = {number for number in numbers if FAULTS[number]().why_not()}
+    wanted = [
+        (number, seed)
+        for seed in seeds
+        for number in numbers
+        if seed not in done[number] and not (number in cannot and seed != seeds[0])
+    ]
+    words = ["--tasks", str(options.tasks), "--agents", str(options.agents)]
+    words += ["--short"] if options.short else []
+    words += ["--folder", str(options.folder)] if options.folder else []
+    yield from SideBySide(options.jobs, words).runs(wanted)
 
 
 def _tell(sentence: str) -> None:
@@ -102,6 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=2_000, help="of the burst (default 2000)")
     parser.add_argument("--agents", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="shorter pauses, as in `make test`")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--folder", type=Path, help="where state directories are made")
     parser.add_argument("--results", type=Path, help="a folder that keeps the runs of each fault")
     parser.add_argument("--resume", action="store_true", help="leave out what is kept and held")
@@ -113,6 +139,7 @@ def _options() -> argparse.Namespace:
         ("seeds", 0, MAX_SEEDS),
         ("tasks", 50, MAX_TASKS),
         ("agents", 2, MAX_AGENTS),
+        ("jobs", 1, MAX_JOBS),
         ("schedules", 0, MAX_SCHEDULES),
     ):
         value = getattr(options, name)
@@ -140,7 +167,9 @@ def _facts(options: argparse.Namespace, runs: Mapping[str, Sequence[Run]]) -> Ma
         "machine": machine,
         "versions": versions,
         "agents": options.agents,
-        "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}",
+        "command": f"benchmarks/chaos.py --fault all --seeds {seeds} --tasks {options.tasks}"
+        + (f" --jobs {options.jobs}" if options.jobs > 1 else ""),
+        "order": "one after another" if options.jobs == 1 else f"{options.jobs} at a time",
         "parts": parts,
     }
 

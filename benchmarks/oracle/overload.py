@@ -41,6 +41,7 @@ class Overload(Ground):
 
     number = "32"
     name = "10× overload"
+    alone = True
     limits = Limits(also="goodput ≥ 80 % of peak, repeats ≤ 20 % of requests")
 
     def why_not(self) -> str:

@@ -129,7 +129,8 @@ is in flight.
 
 
 def page(runs: Mapping[str, Sequence[Run]], facts: Mapping[str, Any]) -> str:
-    """`runs` by fault; `facts`: machine, versions, command, agents, parts, schedules."""
+    """`runs` by fault; `facts`: machine, versions, command, agents, parts,
+    order, schedules."""
     found = {number: runs[number] for number in FAULTS if number in runs}
     lines = [
         "<!-- Printed by benchmarks/chaos.py; `make chaos` writes it anew. -->",
@@ -199,6 +200,6 @@ def _setting(runs: Mapping[str, Sequence[Run]], facts: Mapping[str, Any]) -> str
         f"Linux {machine['kernel']}, {machine['file_system']} "
         f"(fdatasync {machine['fsync_ms']} ms); "
         + ", ".join(f"{name} {value}" for name, value in versions.items())
-        + f". The runs of the table took {took_s / 3600:.1f} h, one after another. Times depend on "
-        "what else the machine does."
+        + f". The runs of the table took {took_s / 3600:.1f} h in sum, {facts['order']}. Times "
+        "depend on what else the machine does."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from benchmarks.oracle.catalogue import FAULTS
 from benchmarks.oracle.scene import Run
 
 _ROOT = Path(__file__).resolve().parents[2]
-_CODE = ("src", "services", "benchmarks/oracle", "tests/scenarios")
+_CLUSTER = ("src", "services")
+# What a run of a fault depends on, and a simulated schedule.
+FAULT_CODE = (*_CLUSTER, "benchmarks/oracle")
+SCHEDULE_CODE = (*_CLUSTER, "tests/scenarios")
 _SUFFIXES = frozenset({".py", ".lua"})
 _SCHEDULES = "schedules.json"
 
 
-def fingerprint() -> str:
+def fingerprint(folders: Sequence[str]) -> str:
     """Of all code that a run depends on: runs of other code are not runs of this one."""
     digest = hashlib.sha256()
-    for folder in _CODE:
+    for folder in folders:
         for path in sorted((_ROOT / folder).rglob("*")):
             if path.suffix in _SUFFIXES:
                 digest.update(f"{path.relative_to(_ROOT)}\n".encode())

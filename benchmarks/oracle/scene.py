@@ -154,13 +154,14 @@ class Ground:
     """The cluster that a fault is made in, unless the fault says otherwise.
 
     `proxied`: links between services can be cut. `wired`: each agent is a host of its own.
-    `clocked`: the wall clock can be set. `agents`: at least so many. `stores`: what Redis and
-    etcd stand on.
+    `clocked`: the wall clock can be set. `alone`: it measures what the machine can do, so nothing
+    runs beside it. `agents`: at least so many. `stores`: what Redis and etcd stand on.
     """
 
     proxied = False
     wired = False
     clocked = False
+    alone = False
     agents = 0
     stores = Stores()
 
@@ -184,6 +185,8 @@ class Fault(Protocol):
     def wired(self) -> bool: ...
     @property
     def clocked(self) -> bool: ...
+    @property
+    def alone(self) -> bool: ...
     @property
     def agents(self) -> int: ...
     @property

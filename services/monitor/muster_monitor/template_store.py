@@ -8,28 +8,24 @@ finds there and writes on a match of the ETag.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import orjson
 import structlog
 
-from muster.api.v1 import storage_pb2 as pb
-from muster.api.v1 import storage_pb2_grpc
 from muster.domain.errors import MusterError
 from muster.domain.ids import TenantId
 from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.tenant_values import TenantValues
 from muster_monitor.log_analysis.analysis import LogAnalysis
 from muster_monitor.log_analysis.templates import MAX_TEMPLATES
 
 _LOG = structlog.get_logger("muster.monitor")
-_Data = storage_pb2_grpc.DataServiceStub
 
 # No client's: keys are made for the tenant of their maker.
 MONITOR_TENANT = TenantId("muster-monitor")
 TEMPLATES_KEY = "log-templates"
 SAVE_EVERY_S = 30.0
-_CALL_TIMEOUT_S = 5.0
 # Another monitor may have written in between, but not again and again.
 _TRIES = 3
 
@@ -57,7 +53,7 @@ class TemplateStore:
 
     def __init__(self, lines: LogAnalysis, storage: ServiceChannel) -> None:
         self._lines = lines
-        self._storage = storage
+        self._values = TenantValues(storage, MONITOR_TENANT)
         self._loaded = False
 
     async def run(self) -> None:
@@ -65,7 +61,7 @@ class TemplateStore:
         while True:
             try:
                 if not self._loaded:
-                    answer = await self._get()
+                    answer = await self._values.get(TEMPLATES_KEY)
                     self._lines.recall(decode(answer.value))
                     self._lines.templates.changed = False
                     self._loaded = True
@@ -84,11 +80,17 @@ class TemplateStore:
         if not (self._loaded and templates.changed):
             return
         for _ in range(_TRIES):
-            found = await self._get()
+            found = await self._values.get(TEMPLATES_KEY)
             for text in decode(found.value):
                 templates.remember(text)
             templates.changed = False
-            answer = await self._put(encode(templates.texts()), found)
+            answer = await self._values.put(
+                TEMPLATES_KEY,
+                encode(templates.texts()),
+                if_match=found.etag,
+                only_new=not found.found,
+                retry=False,
+            )
             if answer.written:
                 return
             templates.changed = True
@@ -100,20 +102,3 @@ class TemplateStore:
                 await self.save()
         except (TimeoutError, MusterError) as error:
             _LOG.warning("the newest log templates were not kept", reason=str(error))
-
-    async def _get(self) -> Any:
-        request = pb.GetValueRequest(tenant=MONITOR_TENANT, key=TEMPLATES_KEY)
-        return await self._storage.call(
-            _Data, "GetValue", request, timeout_s=_CALL_TIMEOUT_S, retry=True
-        )
-
-    async def _put(self, encoded: bytes, found: Any) -> Any:
-        request = pb.PutValueRequest(
-            tenant=MONITOR_TENANT,
-            key=TEMPLATES_KEY,
-            value=encoded,
-            content_type="application/json",
-            if_match=found.etag if found.found else "",
-            if_none_match=not found.found,
-        )
-        return await self._storage.call(_Data, "PutValue", request, timeout_s=_CALL_TIMEOUT_S)

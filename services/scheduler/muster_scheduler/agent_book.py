@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import structlog
 
-from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import MusterError
 from muster.domain.ids import AgentId, TenantId
 from muster.rpc.channels import ServiceChannel, full_jitter
+from muster.rpc.tenant_values import TenantValues
 from muster_scheduler.core.health import PlainTrust
 from muster_scheduler.core.records import MAX_EVIDENCE, AgentEntry, Evidence, Now
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
-_Data = storage_pb2_grpc.DataServiceStub
 
 AGENTS_TENANT = TenantId("muster-agents")
 _HEALTH, _TIMELINE = "health", "timeline/"
@@ -36,9 +34,6 @@ SAVE_EVERY_S = 1.0
 # Timelines of agents that nobody has heard of for so long are thrown away.
 KEPT_MS = 7 * 24 * 3_600_000
 SWEEP_EVERY_S = 3_600.0
-_CALL_TIMEOUT_S = 5.0
-# Of one listing.
-_LISTED = 1000
 
 
 class _Kept(msgspec.Struct):
@@ -62,7 +57,7 @@ class AgentBook:
         self, storage: ServiceChannel, state: ClusterState, now: Callable[[], Now]
     ) -> None:
         self.noted: set[AgentId] = set()
-        self._storage = storage
+        self._values = TenantValues(storage, AGENTS_TENANT)
         self._state = state
         self._now = now
         # Agents of which storage holds nothing that is not in memory, too.
@@ -71,7 +66,7 @@ class AgentBook:
 
     async def load_health(self) -> None:
         """Reads what agents are blamed for; called before agents are met."""
-        value = await self._value(_HEALTH)
+        value = (await self._values.get(_HEALTH)).value
         if not value:
             return
         try:
@@ -93,7 +88,7 @@ class AgentBook:
             return
         clock_ms = self._now().clock_ms
         kept = _Kept(clock_ms, book.to_plain(clock_ms), {str(i): at for i, at in drains.items()})
-        await self._put(_HEALTH, msgspec.json.encode(kept))
+        await self._values.put(_HEALTH, msgspec.json.encode(kept))
         self._saved = state
 
     async def run(self) -> None:
@@ -133,13 +128,13 @@ class AgentBook:
             if agent_found is None:
                 continue
             try:
-                await self._put(_TIMELINE + ident, msgspec.json.encode(agent_found.evidence))
+                await self._values.put(_TIMELINE + ident, msgspec.json.encode(agent_found.evidence))
             except MusterError:
                 self.noted.add(ident)
                 raise
 
     async def _timeline(self, ident: AgentId) -> list[Evidence]:
-        value = await self._value(_TIMELINE + ident)
+        value = (await self._values.get(_TIMELINE + ident)).value
         if not value:
             return []
         try:
@@ -150,38 +145,10 @@ class AgentBook:
 
     async def _sweep(self) -> None:
         oldest_ms = self._now().wall_ms - KEPT_MS
-        cursor = ""
-        while True:
-            answer: storage_pb2.ListValuesResponse = await self._call(
-                "ListValues",
-                storage_pb2.ListValuesRequest(
-                    tenant=AGENTS_TENANT, prefix=_TIMELINE, cursor=cursor, limit=_LISTED
-                ),
-            )
-            for key in answer.keys:
-                ident = AgentId(key.removeprefix(_TIMELINE))
-                if ident in self._state.agents:
-                    continue
-                entries = await self._timeline(ident)
-                if not entries or entries[-1].at_ms < oldest_ms:
-                    request = storage_pb2.DeleteValueRequest(tenant=AGENTS_TENANT, key=key)
-                    await self._call("DeleteValue", request)
-            cursor = answer.next
-            if not cursor:
-                return
-
-    async def _value(self, key: str) -> bytes:
-        request = storage_pb2.GetValueRequest(tenant=AGENTS_TENANT, key=key)
-        answer: storage_pb2.GetValueResponse = await self._call("GetValue", request)
-        return answer.value
-
-    async def _put(self, key: str, value: bytes) -> None:
-        request = storage_pb2.PutValueRequest(
-            tenant=AGENTS_TENANT, key=key, value=value, content_type="application/json"
-        )
-        await self._call("PutValue", request)
-
-    async def _call(self, method: str, request: object) -> Any:
-        return await self._storage.call(
-            _Data, method, request, timeout_s=_CALL_TIMEOUT_S, retry=True
-        )
+        for key in await self._values.keys(_TIMELINE):
+            ident = AgentId(key.removeprefix(_TIMELINE))
+            if ident in self._state.agents:
+                continue
+            entries = await self._timeline(ident)
+            if not entries or entries[-1].at_ms < oldest_ms:
+                await self._values.delete(key)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import msgspec
 import structlog
@@ -24,6 +23,7 @@ from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import MusterError, TooLarge
 from muster.domain.ids import TenantId
 from muster.rpc.channels import ServiceChannel
+from muster.rpc.tenant_values import TenantValues
 from muster_scheduler.learning.blob import MAX_BLOB_BYTES, CorruptModel, from_blob, to_blob
 from muster_scheduler.learning.evaluation import Evaluation
 from muster_scheduler.learning.model import RuntimeModel
@@ -48,7 +48,6 @@ _PART_BYTES = 256 * 1024
 # The newest, and those to fall back on.
 MAX_MODELS = 3
 # Of one listing. There are MAX_CHUNKS, and those that leaders left behind that died meanwhile.
-_LISTED = 1000
 _WHAT_TO_DO = (
     "nothing is lost but predictions: the model before it or the declared estimates serve until "
     "the next training; if it comes again, check the disk of the storage service"
@@ -73,6 +72,7 @@ class Archive:
 
     def __init__(self, storage: ServiceChannel, term: int) -> None:
         self._storage = storage
+        self._values = TenantValues(storage, LEARNING_TENANT, _CALL_TIMEOUT_S)
         self._term = term
         self._number = 0
         # The newest chunk's attempts, while there is room in it.
@@ -91,14 +91,14 @@ class Archive:
 
         A chunk that cannot be read is passed over, and said so.
         """
-        self._keys = await self._chunk_keys()
+        self._keys = await self._values.keys(_ATTEMPTS)
         self._open, self._taken_over = [], ""
         newest_first: list[tuple[Record, ...]] = []
         count = 0
         for position, key in enumerate(reversed(list(self._keys))):
             if count >= most:
                 break
-            chunk = from_chunk(await self._value(key))
+            chunk = from_chunk((await self._values.get(key)).value)
             if isinstance(chunk, CorruptChunk):
                 _LOG.error("stored attempts cannot be read", key=key, why=chunk.why, do=_WHAT_TO_DO)
                 continue
@@ -118,40 +118,23 @@ class Archive:
         chunks = to_chunks([*before, *records])
         for place, (_, chunk) in enumerate(chunks):
             key = f"{_ATTEMPTS}{self._term:016d}-{self._number + place:08d}"
-            await self._put(key, chunk, "application/vnd.muster.attempts")
+            await self._values.put(key, chunk, "application/vnd.muster.attempts")
         for _ in chunks[:-1]:
             self._keys.append(f"{_ATTEMPTS}{self._term:016d}-{self._number:08d}")
             self._number += 1
         self._open = list(chunks[-1][0])
         if self._taken_over:
-            await self._delete(self._taken_over)
+            await self._values.delete(self._taken_over)
             self._taken_over = ""
         while len(self._keys) >= MAX_CHUNKS:
-            await self._delete(self._keys[0])
+            await self._values.delete(self._keys[0])
             del self._keys[0]
-
-    async def _chunk_keys(self) -> list[str]:
-        keys: list[str] = []
-        cursor = ""
-        while True:
-            answer = await self._call(
-                "ListValues",
-                storage_pb2.ListValuesRequest(
-                    tenant=LEARNING_TENANT, prefix=_ATTEMPTS, cursor=cursor, limit=_LISTED
-                ),
-            )
-            keys += answer.keys
-            cursor = answer.next
-            if not cursor:
-                return sorted(keys)
 
     # ----------------------------------------------------------------- models
 
     async def load_model(self) -> RuntimeModel | None:
         """The newest model that is sound; of each that is not the log says why."""
-        answer = await self._call(
-            "GetValue", storage_pb2.GetValueRequest(tenant=LEARNING_TENANT, key=_MODELS)
-        )
+        answer = await self._values.get(_MODELS)
         self._models, self._models_etag = [], answer.etag
         if not answer.found:
             return None
@@ -193,7 +176,7 @@ class Archive:
             await self._storage.stream(
                 _Data, "PutBlob", _parts(digest, blob), timeout_s=_BLOB_TIMEOUT_S
             )
-        answer = await self._put(
+        answer = await self._values.put(
             _MODELS,
             msgspec.json.encode(models[:MAX_MODELS]),
             "application/json",
@@ -208,7 +191,7 @@ class Archive:
         for old in models[MAX_MODELS:]:
             if old.sha256 not in kept:
                 request = storage_pb2.DeleteBlobRequest(tenant=LEARNING_TENANT, sha256=old.sha256)
-                await self._call("DeleteBlob", request)
+                await self._values.call("DeleteBlob", request)
         return True
 
     async def _sound_model(self, stored: StoredModel) -> RuntimeModel | CorruptModel:
@@ -231,40 +214,10 @@ class Archive:
 
     async def load_choices(self) -> bytes:
         """As `save_choices` got it; empty where there are none."""
-        return await self._value(_CHOICES)
+        return (await self._values.get(_CHOICES)).value
 
     async def save_choices(self, choices: bytes) -> None:
-        await self._put(_CHOICES, choices, "application/json")
-
-    # ------------------------------------------------------------------ calls
-
-    async def _value(self, key: str) -> bytes:
-        request = storage_pb2.GetValueRequest(tenant=LEARNING_TENANT, key=key)
-        answer: storage_pb2.GetValueResponse = await self._call("GetValue", request)
-        return answer.value
-
-    async def _put(
-        self, key: str, value: bytes, kind: str, *, if_match: str = "", only_new: bool = False
-    ) -> storage_pb2.PutValueResponse:
-        request = storage_pb2.PutValueRequest(
-            tenant=LEARNING_TENANT,
-            key=key,
-            value=value,
-            content_type=kind,
-            if_match=if_match,
-            if_none_match=only_new,
-        )
-        answer: storage_pb2.PutValueResponse = await self._call("PutValue", request)
-        return answer
-
-    async def _delete(self, key: str) -> None:
-        request = storage_pb2.DeleteValueRequest(tenant=LEARNING_TENANT, key=key)
-        await self._call("DeleteValue", request)
-
-    async def _call(self, method: str, request: object) -> Any:
-        return await self._storage.call(
-            _Data, method, request, timeout_s=_CALL_TIMEOUT_S, retry=True
-        )
+        await self._values.put(_CHOICES, choices, "application/json")
 
 
 async def _parts(digest: str, blob: bytes) -> AsyncIterator[storage_pb2.PutBlobRequest]:

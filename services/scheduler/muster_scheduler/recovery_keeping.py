@@ -19,11 +19,11 @@ from typing import Any
 import orjson
 import structlog
 
-from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.ids import TenantId
 from muster.rpc.channels import ServiceChannel, full_jitter
 from muster.rpc.clock import boot_s, wall_ms
+from muster.rpc.tenant_values import TenantValues
 from muster_scheduler import metrics
 from muster_scheduler.core.recoveries import Recovery
 from muster_scheduler.core.recovery_record import OPEN, plain_record
@@ -31,7 +31,6 @@ from muster_scheduler.core.state import ClusterState
 from muster_scheduler.publisher import Publisher
 
 _LOG = structlog.get_logger("muster.scheduler")
-_Data = storage_pb2_grpc.DataServiceStub
 
 # No client's: keys are made for the tenant of their maker.
 RECOVERY_TENANT = TenantId("muster-recovery")
@@ -43,9 +42,6 @@ MAX_RECORD_AGE_MS = 7 * 24 * 3600 * 1000
 MAX_LEARNED_BYTES = 900 * 1024
 _WRITE_EVERY_S = 0.5
 _LEARNED_EVERY_S = 5.0
-_CALL_TIMEOUT_S = 5.0
-# Of one listing.
-_LISTED = 1000
 
 
 class RecoveryKeeper:
@@ -55,7 +51,7 @@ class RecoveryKeeper:
         self, storage: ServiceChannel, term: int, state: ClusterState, publisher: Publisher
     ) -> None:
         self.records: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._storage = storage
+        self._values = TenantValues(storage, RECOVERY_TENANT)
         self._term = term
         self._state = state
         self._publisher = publisher
@@ -131,7 +127,7 @@ class RecoveryKeeper:
             await asyncio.sleep(_WRITE_EVERY_S)
 
     async def _load(self) -> None:
-        learned = await self._value(_LEARNED)
+        learned = (await self._values.get(_LEARNED)).value
         if learned:
             try:
                 self._state.recoveries.take_over(orjson.loads(learned))
@@ -141,7 +137,7 @@ class RecoveryKeeper:
                     why=str(error),
                     do="nothing: it begins to learn anew",
                 )
-        keys = await self._keys()
+        keys = await self._values.keys(_RECORDS)
         oldest_ms = wall_ms() - MAX_RECORD_AGE_MS
         kept = [key for key in keys if _began_ms(key) >= oldest_ms][-MAX_RECORDS:]
         self._gone.update(dict.fromkeys(k.removeprefix(_RECORDS) for k in set(keys) - set(kept)))
@@ -151,7 +147,7 @@ class RecoveryKeeper:
             if ident in self.records:
                 continue
             try:
-                record = orjson.loads(await self._value(key))
+                record = orjson.loads((await self._values.get(key)).value)
             except orjson.JSONDecodeError as error:
                 _LOG.error("a record of a recovery is not understood", key=key, why=str(error))
                 self._gone[ident] = None
@@ -168,17 +164,14 @@ class RecoveryKeeper:
             ident = next(iter(self._dirty))
             record = self.records.get(ident)
             if record is not None:
-                await self._put(f"{_RECORDS}{ident}", orjson.dumps(record))
+                await self._values.put(f"{_RECORDS}{ident}", orjson.dumps(record))
             # Another change of it meanwhile comes with a wake of its own.
             self._dirty.pop(ident, None)
             if self.records.get(ident) is not record:
                 self._dirty[ident] = None
         while self._gone:
             ident = next(iter(self._gone))
-            await self._call(
-                "DeleteValue",
-                storage_pb2.DeleteValueRequest(tenant=RECOVERY_TENANT, key=f"{_RECORDS}{ident}"),
-            )
+            await self._values.delete(f"{_RECORDS}{ident}")
             del self._gone[ident]
 
     async def _write_learned(self) -> None:
@@ -187,35 +180,10 @@ class RecoveryKeeper:
             return
         book.changed_beliefs = False
         try:
-            await self._put(_LEARNED, _bounded(book.to_plain()))
+            await self._values.put(_LEARNED, _bounded(book.to_plain()))
         except MusterError:
             book.changed_beliefs = True
             raise
-
-    # ------------------------------------------------------------------- calls
-
-    async def _keys(self) -> list[str]:
-        answer = await self._call(
-            "ListValues",
-            storage_pb2.ListValuesRequest(tenant=RECOVERY_TENANT, prefix=_RECORDS, limit=_LISTED),
-        )
-        return sorted(answer.keys)
-
-    async def _value(self, key: str) -> bytes:
-        request = storage_pb2.GetValueRequest(tenant=RECOVERY_TENANT, key=key)
-        answer: storage_pb2.GetValueResponse = await self._call("GetValue", request)
-        return answer.value
-
-    async def _put(self, key: str, value: bytes) -> None:
-        request = storage_pb2.PutValueRequest(
-            tenant=RECOVERY_TENANT, key=key, value=value, content_type="application/json"
-        )
-        await self._call("PutValue", request)
-
-    async def _call(self, method: str, request: object) -> Any:
-        return await self._storage.call(
-            _Data, method, request, timeout_s=_CALL_TIMEOUT_S, retry=True
-        )
 
 
 def _began_ms(key: str) -> int:

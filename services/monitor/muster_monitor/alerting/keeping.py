@@ -19,15 +19,15 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
-from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import TooLarge
 from muster.domain.ids import TenantId
 from muster.rpc.channels import ServiceChannel
+from muster.rpc.tenant_values import TenantValues
 from muster_monitor.alerting.alerts import Alert, AlertState
 from muster_monitor.alerting.grouping import GroupLedger, ReceiverLedger
 from muster_monitor.alerting.silences import Silence
@@ -119,7 +119,7 @@ class AlertArchive:
     Outdated when another monitor has written since this one read."""
 
     def __init__(self, storage: ServiceChannel) -> None:
-        self._storage = storage
+        self._values = TenantValues(storage, MONITOR_TENANT, _CALL_TIMEOUT_S)
         self._etags: dict[str, str] = {}
 
     # ------------------------------------------------------------------ claim
@@ -199,22 +199,12 @@ class AlertArchive:
         words = Words(beat, [Word.of(finding) for finding in findings])
         while len(value := msgspec.json.encode(words)) > MAX_VALUE_BYTES:
             words = Words(beat, words.found[: len(words.found) // 2])
-        request = storage_pb2.PutValueRequest(
-            tenant=MONITOR_TENANT,
-            key=f"words/{monitor}",
-            value=value,
-            content_type="application/json",
-        )
-        await self._call("PutValue", request)
+        await self._values.put(f"words/{monitor}", value)
 
     async def words(self) -> dict[str, tuple[int, list[Finding]]]:
         """By monitor: its beat and what it finds."""
-        listed = await self._call(
-            "ListValues",
-            storage_pb2.ListValuesRequest(tenant=MONITOR_TENANT, prefix="words/", limit=MAX_WORDS),
-        )
         found: dict[str, tuple[int, list[Finding]]] = {}
-        for key in listed.keys:
+        for key in (await self._values.keys("words/"))[:MAX_WORDS]:
             value, _ = await self._get(key)
             words = _decoded(key, value, Words, Words(0, []))
             found[key.removeprefix("words/")] = (
@@ -226,9 +216,7 @@ class AlertArchive:
     async def drop_word(self, monitor: str) -> None:
         key = f"words/{monitor}"
         self._etags.pop(key, None)
-        await self._call(
-            "DeleteValue", storage_pb2.DeleteValueRequest(tenant=MONITOR_TENANT, key=key)
-        )
+        await self._values.delete(key)
 
     # ------------------------------------------------------------------ calls
 
@@ -236,8 +224,7 @@ class AlertArchive:
         return await asyncio.gather(*(self._get(key) for key in keys))
 
     async def _get(self, key: str) -> tuple[bytes, str]:
-        request = storage_pb2.GetValueRequest(tenant=MONITOR_TENANT, key=key)
-        answer: storage_pb2.GetValueResponse = await self._call("GetValue", request)
+        answer = await self._values.get(key)
         self._etags[key] = answer.etag if answer.found else ""
         return (answer.value, answer.etag) if answer.found else (b"", "")
 
@@ -246,15 +233,7 @@ class AlertArchive:
         if len(value) > MAX_VALUE_BYTES:
             raise TooLarge(key, len(value), f"at most {MAX_VALUE_BYTES} bytes")
         before = self._etags.get(key, "")
-        request = storage_pb2.PutValueRequest(
-            tenant=MONITOR_TENANT,
-            key=key,
-            value=value,
-            content_type="application/json",
-            if_match=before,
-            if_none_match=not before,
-        )
-        answer: storage_pb2.PutValueResponse = await self._call("PutValue", request)
+        answer = await self._values.put(key, value, if_match=before, only_new=not before)
         if not answer.written:
             # A repeated call may have met what it had written itself.
             stands, _ = await self._get(key)
@@ -263,15 +242,6 @@ class AlertArchive:
             return self._etags[key]
         self._etags[key] = answer.etag
         return answer.etag
-
-    async def _call(self, method: str, request: object) -> Any:
-        return await self._storage.call(
-            storage_pb2_grpc.DataServiceStub,
-            method,
-            request,
-            timeout_s=_CALL_TIMEOUT_S,
-            retry=True,
-        )
 
 
 def _shard(fingerprint: str) -> int:

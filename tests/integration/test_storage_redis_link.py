@@ -8,15 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from structlog.testing import capture_logs
 from tests.polling import eventually
 from tests.real_servers import RedisServer
 from tests.storage_records import SHA_A, TENANT, creations, ident, task
 
 from muster.domain.errors import Overloaded, Unavailable
+from muster.rpc.status import to_status
 from muster_storage import redis_link
-from muster_storage.redis_link import RedisAddress, RedisLink, RedisRefusedError
+from muster_storage.redis_errors import RedisRefusedError, RedisUnwillingError
+from muster_storage.redis_link import RedisAddress, RedisLink
 from muster_storage.redis_store import RedisStore
 
 
@@ -120,9 +124,33 @@ async def test_a_mistake_of_ours_is_no_outage(redis_server: RedisServer) -> None
         await link.call("SET", "{m}:tenants", "no set")
         with pytest.raises(RedisRefusedError, match="WRONGTYPE"):
             await link.call("SMEMBERS", "{m}:tenants")
-        with pytest.raises(RedisRefusedError):
+        with pytest.raises(RedisRefusedError) as caught:
             await link.script("drop_blob", TENANT)
+        assert not isinstance(caught.value, Unavailable)
+        with pytest.raises(RedisRefusedError) as caught:
+            await link.call("EVAL", "return nil + 1", 0)
+        assert not isinstance(caught.value, Unavailable)
         assert await link.call("ECHO", "still") == b"still"
+        assert link.connections == 1
+
+
+async def test_an_error_of_the_store_that_has_no_word_here_is_an_outage_told_once(
+    redis_server: RedisServer,
+) -> None:
+    async with linked(redis_server.url) as link:
+        with capture_logs() as lines:
+            for why in ("ERR the disk is odd", "ERR the disk is odd", "NOPERM not for you"):
+                with pytest.raises(Unavailable, match="redis is not available: it refused") as e:
+                    await link.call("EVAL", f"return redis.error_reply('{why}')", 0)
+                assert to_status(e.value)[0] is grpc.StatusCode.UNAVAILABLE
+                # Who asks for what Redis may not grant still hears of a refusal.
+                assert isinstance(e.value, RedisUnwillingError)
+                assert isinstance(e.value, RedisRefusedError)
+        told = [(line["type"], line["why"].split(" script:")[0]) for line in lines]
+        assert told == [
+            ("RedisUnwillingError", "ERR the disk is odd"),
+            ("RedisUnwillingError", "NOPERM not for you"),
+        ]
         assert link.connections == 1
 
 

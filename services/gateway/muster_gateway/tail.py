@@ -158,6 +158,8 @@ class TailFeed:
         """For as long as the gateway lives: reads, reconnects from the last id."""
         failures = 0
         while True:
+            at = self._storage.address
+            failure: MusterError | None = None
             try:
                 # Waiters need the ends of tasks alone, which is a third of all events.
                 self._narrow = not self._subscriptions
@@ -166,7 +168,7 @@ class TailFeed:
                     self._take(response)
                 why = "the stream ended"
             except MusterError as error:
-                why = str(error)
+                failure, why = error, str(error)
             except asyncio.CancelledError:
                 # A call that is cancelled here ends like this as well.
                 task = asyncio.current_task()
@@ -180,7 +182,7 @@ class TailFeed:
             self.live = False
             if not self.last_id:
                 self._board.invalidate()
-            self._storage.rotate()
+            self._storage.turn_from(at, failure)
             await asyncio.sleep(0.02 + full_jitter(failures))
             failures += 1
 

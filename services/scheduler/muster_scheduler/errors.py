@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from muster.domain.errors import DeadlineExceeded, MusterError, Overloaded, Unavailable
-from muster.rpc.channels import ServiceChannel
 
 
 class StoreChanged(MusterError):
@@ -17,9 +16,3 @@ def passes(error: MusterError) -> bool:
     word for (a broken connection may look like that); False when it has refused the request."""
     transient = isinstance(error, Unavailable | DeadlineExceeded | Overloaded)
     return transient or type(error) is MusterError
-
-
-def turn_from(channel: ServiceChannel, address: str) -> None:
-    """Turns to the next address, unless another call that failed there too has done so."""
-    if channel.address == address:
-        channel.rotate()

@@ -48,7 +48,7 @@ from muster_scheduler.core.records import Now
 from muster_scheduler.core.running import RunningObjective
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.core.suspects import resume
-from muster_scheduler.errors import StoreChanged, passes, turn_from
+from muster_scheduler.errors import StoreChanged, passes
 from muster_scheduler.improving import Improver
 from muster_scheduler.loading import Loader
 from muster_scheduler.placement.plan import Policy
@@ -241,7 +241,7 @@ class Leader:
                 if not passes(error):
                     raise
                 failures += 1
-                turn_from(self.storage, at)
+                self.storage.turn_from(at, error)
                 await asyncio.sleep(full_jitter(failures, last_s=0.5))
                 continue
             failures = 0

@@ -19,7 +19,7 @@ from muster.rpc.status import rpc_errors
 from muster_scheduler.core import tasks
 from muster_scheduler.core.records import Now
 from muster_scheduler.core.state import ClusterState
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
@@ -108,7 +108,7 @@ class Loader:
             except MusterError as error:
                 if failures == 0:
                     _LOG.warning("reading from storage was interrupted", reason=str(error))
-                turn_from(self._storage, address)
+                self._storage.turn_from(address, error)
             failures += 1
             await asyncio.sleep(full_jitter(failures))
 
@@ -178,7 +178,7 @@ class Loader:
                         _LOG.warning("tasks cannot be looked up yet", reason=str(error))
                     failures += 1
                     self._wanted.extendleft(reversed(batch))
-                    turn_from(self._storage, address)
+                    self._storage.turn_from(address, error)
                     await asyncio.sleep(full_jitter(failures))
 
     async def _look_up(self, batch: Sequence[tuple[TenantId, TaskId, bool]]) -> None:

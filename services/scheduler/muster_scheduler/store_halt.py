@@ -12,7 +12,7 @@ from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import MusterError
 from muster.rpc.channels import ServiceChannel
 from muster_scheduler.core.generation import Found
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 
@@ -70,6 +70,6 @@ async def _differs(halt: Halt, storage: ServiceChannel) -> bool:
     except MusterError as error:
         if not passes(error):
             raise
-        turn_from(storage, at)
+        storage.turn_from(at, error)
         return False
     return not answer.current or answer.clock_ms != halt.found.clock_ms

@@ -12,7 +12,7 @@ from muster.api.v1 import storage_pb2, storage_pb2_grpc
 from muster.domain.errors import InvalidInput, MusterError
 from muster.domain.policy import Policy, parse_policy
 from muster.rpc.channels import ServiceChannel, full_jitter
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
@@ -65,7 +65,7 @@ class StoredPolicy:
                     _LOG.warning("the stored policy cannot be read yet", reason=str(error))
                 failures += 1
                 self._changed.set()
-                turn_from(self._storage, at)
+                self._storage.turn_from(at, error)
                 await asyncio.sleep(full_jitter(failures))
                 continue
             failures = 0

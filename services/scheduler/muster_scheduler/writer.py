@@ -17,7 +17,7 @@ from muster.rpc.channels import ServiceChannel, full_jitter
 from muster_scheduler import metrics
 from muster_scheduler.core.records import Write
 from muster_scheduler.core.tasks import Verdict
-from muster_scheduler.errors import passes, turn_from
+from muster_scheduler.errors import passes
 
 _LOG = structlog.get_logger("muster.scheduler")
 _Store = storage_pb2_grpc.StorageServiceStub
@@ -180,7 +180,7 @@ class Writer:
                 if failures == 0:
                     _LOG.warning("storage does not take writes", reason=str(error))
                 failures += 1
-                turn_from(self._storage, address)
+                self._storage.turn_from(address, error)
                 await asyncio.sleep(full_jitter(failures))
             else:
                 return answer

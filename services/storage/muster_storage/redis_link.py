@@ -25,6 +25,7 @@ import structlog
 
 from muster.domain.errors import ConfigurationError, Overloaded, Unavailable
 from muster_storage.metrics import REDIS_SECONDS
+from muster_storage.redis_errors import RedisRefusedError, error_of
 from muster_storage.redis_scripts import Script, scripts
 
 # RESP2: int, bytes, None, an error object, or a list of these.
@@ -41,23 +42,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 1.0
 # An idle connection is tried this often, so that readiness is true without traffic.
 _PING_AFTER_S = 1.0
 _LOST = "the connection broke; whether the write was done is not known"
-# Answers that say: not now. All others are our own bugs.
-_NOT_NOW = (
-    "LOADING",
-    "MISCONF",
-    "OOM",
-    "READONLY",
-    "MASTERDOWN",
-    "BUSY",
-    "NOREPLICAS",
-    "CLUSTERDOWN",
-)
-
 _LOG = structlog.get_logger("muster.storage")
-
-
-class RedisRefusedError(Exception):
-    """Redis answered a command with an error that repeating does not cure: our own bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +197,7 @@ class RedisLink:
         self._name = name
         self._fit = fit
         self._wire: _Wire | None = None
+        self._refusal = ""
         self._why: str | None = "it was not reached yet"
         self.connections = 0
 
@@ -233,7 +219,7 @@ class RedisLink:
         replies = await self._send(commands)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise _error(reply)
+                raise self._error(reply)
         return replies
 
     async def script(self, name: str, *arguments: Argument) -> Reply:
@@ -255,7 +241,7 @@ class RedisLink:
                 replies[n] = reply
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise _error(reply)
+                raise self._error(reply)
         return replies
 
     async def run(self) -> None:
@@ -267,7 +253,7 @@ class RedisLink:
                 async with asyncio.timeout(self._timeout_s):
                     wire = await self._connect()
                 failures = 0
-                self._wire, self._why = wire, None
+                self._wire, self._why, self._refusal = wire, None, ""
                 self.connections += 1
                 _LOG.info("connected to Redis", address=self.where, link=self._name)
                 await self._watch(wire)
@@ -286,6 +272,15 @@ class RedisLink:
         if why != self._why:
             _LOG.warning("Redis cannot be used", address=self.where, link=self._name, why=why)
         self._why = why
+
+    def _error(self, reply: hiredis.ReplyError) -> Exception:
+        error = error_of(reply)
+        # Those that pass show as "Redis cannot be used", or are told by who asked. Of a run of
+        # refusals for one reason, the first is told.
+        if isinstance(error, RedisRefusedError) and str(reply) != self._refusal:
+            self._refusal = str(reply)
+            _LOG.error("Redis refused a command", type=type(error).__name__, why=self._refusal)
+        return error
 
     async def _send(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         wire = self._wire
@@ -340,14 +335,6 @@ def _evalsha(script: Script, arguments: Sequence[Argument]) -> tuple[Argument, .
 
 def _is_noscript(reply: Reply) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
-
-
-def _error(reply: hiredis.ReplyError) -> Exception:
-    text = str(reply)
-    # Errors inside a script come wrapped: "ERR Error running script (...): -OOM command not ...".
-    if text.startswith(_NOT_NOW) or any(f"-{word} " in text for word in _NOT_NOW):
-        return Unavailable("redis", text)
-    return RedisRefusedError(text)
 
 
 def _sentence(error: Exception, timeout_s: float) -> str:

@@ -9,8 +9,9 @@ import structlog
 
 from muster_storage.continuity import Continuity
 from muster_storage.records import Durability
+from muster_storage.redis_errors import RedisRefusedError
 from muster_storage.redis_events import RedisEvents
-from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink, RedisRefusedError
+from muster_storage.redis_link import KEY_PREFIX, RedisAddress, RedisLink
 from muster_storage.redis_shared import RedisBlobs, RedisCluster, RedisValues
 from muster_storage.redis_tasks import RedisTasks
 

@@ -103,6 +103,7 @@ class RegistryLink:
             try:
                 await self._register_once()
             except (Unavailable, DeadlineExceeded) as error:
+                failure: MusterError = error
                 if attempt % 20 == 0:
                     self._journal.warning("the registry does not answer", why=str(error))
             except (Unauthenticated, PermissionDenied):
@@ -114,10 +115,11 @@ class RegistryLink:
             except InvalidInput as error:
                 raise ConfigurationError(error.field, error.value, error.limit) from None
             except MusterError as error:
+                failure = error
                 self._journal.error("the registry failed", why=str(error))
             else:
                 return
-            self._channel.turn_from(address)
+            self._channel.turn_from(address, failure)
             # While a cluster comes up everything is there within seconds: no long pauses yet.
             last_s = _LAST_PAUSE_S if attempt > _EAGER_ATTEMPTS else _FIRST_PAUSE_S
             await asyncio.sleep(full_jitter(attempt, _FIRST_PAUSE_S, last_s) + _LEAST_PAUSE_S)
@@ -151,7 +153,7 @@ class RegistryLink:
             except (Unavailable, DeadlineExceeded) as error:
                 if failures == 0:
                     self._journal.warning("the registry was lost", why=str(error))
-                self._channel.turn_from(address)
+                self._channel.turn_from(address, error)
                 await asyncio.sleep(full_jitter(failures, _FIRST_PAUSE_S, _LAST_PAUSE_S))
                 failures += 1
             else:

@@ -24,6 +24,8 @@ async def follow_agents(
     """
     failures = 0
     while True:
+        at = registry.address
+        failure: MusterError | None = None
         call = registry.stream(
             registry_pb2_grpc.RegistryServiceStub,
             "WatchAgents",
@@ -35,10 +37,11 @@ async def follow_agents(
                     failures = 0
                     take(message)
         except MusterError as error:
+            failure = error
             if failures == 0:
                 _LOG.warning("the registry does not answer", reason=str(error))
         finally:
             call.cancel()
         failures += 1
-        registry.rotate()
+        registry.turn_from(at, failure)
         await asyncio.sleep(full_jitter(failures))

@@ -10,10 +10,11 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from muster.domain.errors import DeadlineExceeded, Unavailable
+from muster.domain.errors import DeadlineExceeded, MusterError, Unavailable
 from muster.rpc.call_stream import CallStream
 from muster.rpc.clock import boot_s
 from muster.rpc.status import from_rpc_error, rpc_errors
+from muster.rpc.turning import Turning
 
 SECRET_KEY = "x-muster-secret"  # noqa: S105  the name of a metadata key
 # A batch of 500 tasks with inputs of 16 KiB fits twice.
@@ -92,6 +93,7 @@ class ServiceChannel:
             self._options = BRISK_OPTIONS
         self._metadata = ((SECRET_KEY, secret),)
         self._index = 0
+        self._turning = Turning()
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[tuple[str, type[Any]], Any] = {}
         self._call_streams: dict[str, CallStream] = {}
@@ -106,10 +108,13 @@ class ServiceChannel:
         """Turns to the next address."""
         self._index = (self._index + 1) % len(self.addresses)
 
-    def turn_from(self, address: str) -> None:
-        """Turns to the next address, unless another call that failed there too has done so."""
+    def turn_from(self, address: str, why: MusterError | None = None) -> None:
+        """Turns from an address that failed with `why` (None: it went away), unless another call
+        that failed there has done so; never, when it was only slow, to one that failed lately."""
+        slow = isinstance(why, DeadlineExceeded)
+        turned_to = self._turning.after_failure(self.addresses, address, boot_s(), slow=slow)
         if self.address == address:
-            self.rotate()
+            self._index = self.addresses.index(turned_to)
 
     @contextmanager
     def errors(self, timeout_s: float = 0.0) -> Iterator[None]:
@@ -121,7 +126,7 @@ class ServiceChannel:
                 yield
         except (Unavailable, DeadlineExceeded) as failure:
             if _is_absence(failure):
-                self.turn_from(address)
+                self.turn_from(address, failure)
             raise
 
     def prefer(self, address: str) -> None:
@@ -169,30 +174,36 @@ class ServiceChannel:
     ) -> Any:
         """One unary call with its deadline; raises MusterErrors.
 
-        After Unavailable and DeadlineExceeded the next call goes to the next address. With
-        `retry` (only for calls that may be repeated) this one does too, with full jitter, all
-        within `timeout_s`; where there are several addresses, a try gets half of what is left.
-        `streamed` calls go over one stream, at half the cost (ADR 0014): for the calls on the way
-        of every task. They should be alike in size, because a message waits for those before it.
+        After Unavailable and DeadlineExceeded the next call goes to the next address (but see
+        `turn_from`). With `retry` (only for calls that may be repeated) this one does too, with
+        full jitter, all within `timeout_s`; where there are several addresses, a try gets half of
+        what is left. `streamed` calls go over one stream, at half the cost (ADR 0014): for the
+        calls on the way of every task. They should be alike in size, because a message waits for
+        those before it.
         """
-        deadline_s = boot_s() + timeout_s
+        now_s = boot_s()
+        deadline_s = now_s + timeout_s
         attempt = 0
         while True:
             address = self.address
-            try_s = left_s = max(deadline_s - boot_s(), 0.001)
+            try_s = left_s = max(deadline_s - now_s, 0.001)
             if retry and len(self.addresses) > 1:
                 try_s = min(left_s, max(left_s / 2, _LEAST_TRY_S))
             try:
-                return await self._once(stub_class, method, request, try_s, streamed)
+                answer = await self._once(stub_class, method, request, try_s, streamed)
             except (Unavailable, DeadlineExceeded) as failure:
                 if not _is_absence(failure):
                     raise
-                self.turn_from(address)
+                self.turn_from(address, failure)
                 pause_s = full_jitter(attempt)
                 if not retry or pause_s >= deadline_s - boot_s():
                     raise
+            else:
+                self._turning.answered(address, now_s)
+                return answer
             attempt += 1
             await asyncio.sleep(pause_s)
+            now_s = boot_s()
 
     async def _once(
         self,

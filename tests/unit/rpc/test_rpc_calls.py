@@ -199,6 +199,24 @@ async def test_a_repeat_leaves_a_silent_address_with_time_to_spare(
     await channel.close()
 
 
+async def test_a_slow_answer_does_not_lead_back_to_the_address_that_just_failed(
+    served: tuple[_Registry, ServiceChannel], frozen: str
+) -> None:
+    registry, good = served
+    channel = ServiceChannel([frozen, *good.addresses], secret=SECRET, what="registry", brisk=False)
+    channel.turn_from(frozen, DeadlineExceeded("registry", 0.2))
+    assert channel.address == good.address
+    registry.pause_s = 30.0
+    with pytest.raises(DeadlineExceeded) as caught:
+        await _list(channel, False, timeout_s=0.1)
+    # What the caller says of the same failure turns nothing either.
+    channel.turn_from(good.address, caught.value)
+    assert channel.address == good.address
+    channel.turn_from(good.address, Unavailable("registry", "it went away"))
+    assert channel.address == frozen
+    await channel.close()
+
+
 async def test_a_stream_that_fails_turns_the_channel_and_one_that_is_refused_does_not(
     served: tuple[_Registry, ServiceChannel],
 ) -> None:

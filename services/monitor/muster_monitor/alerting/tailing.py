@@ -61,6 +61,7 @@ async def follow_events(storage: ServiceChannel, desk: AlertDesk) -> None:
     failures = 0
     while True:
         await desk.speaks.wait()
+        at = storage.address
         request = pb.TailRequest(from_id=desk.position or _OLDEST, kinds=_KINDS)
         call = storage.stream(storage_pb2_grpc.StorageServiceStub, "Tail", request)
         try:
@@ -73,7 +74,7 @@ async def follow_events(storage: ServiceChannel, desk: AlertDesk) -> None:
         except MusterError as error:
             if failures == 0:
                 _LOG.warning("the leader's events cannot be read", reason=str(error))
-            storage.rotate()
+            storage.turn_from(at, error)
         finally:
             call.cancel()
         failures += 1

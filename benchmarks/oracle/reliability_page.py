@@ -32,7 +32,8 @@ ROWS: Mapping[str, str] = {
     "supervisor and its runners live.",
     "14": "etcd is killed and kept away for 5 min. Tasks that run longer than every lease are "
     "done, `stop` tasks too, for the leader goes on answering beats; submissions are "
-    "accepted; nothing new is placed once the leader's lease cannot be valid.",
+    "accepted; nothing new is placed once the leader's lease cannot be valid. In recovery is the "
+    "work of what was accepted in five minutes: the first task sent after them waits behind it.",
     "15": "While the registry is stopped an agent goes, etcd's history is compacted, and etcd "
     "is killed. The registry's view then equals a fresh list.",
     "16": "etcd's quota is used up. Who leads goes on and raises the alarm "

@@ -4,42 +4,25 @@ carries nothing at all while its connections stay open."""
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import suppress
+
+from benchmarks.oracle.threaded_server import ThreadedServer
 
 _READ_BYTES = 65_536
 _CONNECT_S = 2.0
-_STOP_S = 10.0
 
 
-class ReplyCutter:
-    """Forwards to host:port `target` from a thread of its own; may be told before it listens."""
+class ReplyCutter(ThreadedServer):
+    """Forwards to `target`; may be told before it listens. Without a target yet, connections are
+    closed at once."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        # Set once the port is known; until then connections are closed at once.
-        self.target = ""
-        self.address = ""
+        super().__init__(f"proxy of {name}")
         self.dropped_bytes = 0
         self._muted = False
         self._flow = asyncio.Event()
         self._flow.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._pipes: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._listening = threading.Event()
-        self._closing: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name=f"proxy {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        if not self._listening.wait(_STOP_S):
-            raise TimeoutError(f"the proxy of {self.name} does not listen")
-
-    def stop(self) -> None:
-        if self._closing is not None:
-            self._loop.call_soon_threadsafe(self._closing.set)
-            self._thread.join(_STOP_S)
 
     def mute(self) -> None:
         """From now on requests go through and replies are lost."""
@@ -63,21 +46,8 @@ class ReplyCutter:
         self._writers.clear()
         self._muted = False
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
     async def _serve(self) -> None:
-        self._closing = asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._listening.set()
-        await self._closing.wait()
-        server.close()
-        for pipe in self._pipes:
-            pipe.cancel()
-        await asyncio.gather(*self._pipes, return_exceptions=True)
+        await super()._serve()
         self._cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,9 +68,7 @@ class ReplyCutter:
             (reader, far_writer, False),
             (far_reader, writer, True),
         ):
-            pipe = asyncio.create_task(self._pump(source, sink, replies))
-            self._pipes.add(pipe)
-            pipe.add_done_callback(self._pipes.discard)
+            self._spawn(self._pump(source, sink, replies))
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, replies: bool

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import grpc
 from etcd3aio import _protobuf as pb
 
+from benchmarks.oracle.threaded_server import ThreadedServer
 from muster_storage.redis_scripts import scripts
 
 _READ_BYTES = 65_536
@@ -73,45 +74,14 @@ class Tap(Protocol):
     def stop(self) -> None: ...
 
 
-class RedisTap:
+class RedisTap(ThreadedServer):
     """Speaks Redis' protocol. An error is Redis' own: the command is replaced by one that fails, so
     that replies keep their order."""
 
     def __init__(self) -> None:
-        self.address = self.target = ""
+        super().__init__("tap of Redis")
         self.injector = Injector()
         self._names = {script.sha1: name for name, script in scripts().items()}
-        self._loop = asyncio.new_event_loop()
-        self._listening = threading.Event()
-        self._closing: asyncio.Event | None = None
-        self._work: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name="redis tap", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-        if not self._listening.wait(_START_S):
-            raise TimeoutError("the tap of Redis does not listen")
-
-    def stop(self) -> None:
-        if self._closing is not None:
-            self._loop.call_soon_threadsafe(self._closing.set)
-            self._thread.join(_START_S)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        self._closing = asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._listening.set()
-        await self._closing.wait()
-        server.close()
-        for task in self._work:
-            task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")
@@ -122,9 +92,7 @@ class RedisTap:
             return
         writers = (writer, far_writer)
         for pump in (self._commands(reader, writers), self._replies(far_reader, writers)):
-            task = asyncio.create_task(pump)
-            self._work.add(task)
-            task.add_done_callback(self._work.discard)
+            self._spawn(pump)
 
     async def _commands(
         self,

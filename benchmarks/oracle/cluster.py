@@ -160,17 +160,17 @@ class Cluster:
         it is raised then."""
         disks, self.disks = self.disks, {}
         extras, self._extra = self._extra, []
-        with ExitStack() as last_first:
-            if self.network is not None:
-                last_first.callback(self.network.close)
-            for end in (
-                *(disk.close for disk in disks.values()),
-                *(tap.stop for tap in self.taps.values()),
-                *(proxy.stop for proxy in self.proxies.values()),
-                self._stop_parts,
-                *(partial(_end, extra) for extra in extras),
-            ):
-                last_first.callback(end)
+        # The last comes first.
+        ends: list[Callable[[], None]] = []
+        if self.network is not None:
+            ends.append(self.network.close)
+        ends += [disk.close for disk in disks.values()]
+        ends += [tap.stop for tap in self.taps.values()]
+        ends += [proxy.stop for proxy in self.proxies.values()]
+        ends += [self._stop_parts, *(partial(_end, extra) for extra in extras)]
+        with ExitStack() as stack:
+            for end in ends:
+                stack.callback(end)
 
     def _stop_parts(self) -> None:
         process, self._process = self._process, None

@@ -1,5 +1,4 @@
-"""Two monitors as processes, one of which is killed: no alert is forgotten or told twice, and agents
-are judged as before."""
+"""Two monitors as processes, one is killed: no alert is forgotten or told twice."""
 
 from __future__ import annotations
 

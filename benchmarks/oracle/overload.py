@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from benchmarks.oracle.load import Shape
 from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 
 TIMES = 10
+# Of each request. With one, a gateway on one core takes on about as many requests as clients on
+# the other can send, so nobody could offer ten times that.
+TASKS = 20
 PEAK_S, PEAK_SHORT_S = 10.0, 1.0
 FLOOD_S, FLOOD_SHORT_S = 20.0, 1.5
 # What is measured begins when queues have filled.
@@ -37,7 +41,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Overload(Ground):
-    """Clients have half of the cores, the cluster the others, in both measurements."""
+    """Clients have half of the cores, the cluster the others, in both measurements. The same with
+    requests of one task each is told besides, and judged by its books only."""
 
     number = "32"
     name = "10× overload"
@@ -56,48 +61,67 @@ class Overload(Ground):
         own, others = cores[: len(cores) // 2], cores[len(cores) // 2 :]
         _confine(scene, own)
         try:
-            return self._measured(scene, others)
+            strike = Strike(time.monotonic())
+            _measure(scene, strike, others, TASKS, "")
+            if not scene.short:
+                _demand_figures(strike)
+                scene.load.await_ends(_WAIT_S)
+                _measure(scene, strike, others, 1, "single_")
+            strike.healed_s = time.monotonic()
+            return strike
         finally:
             _confine(scene, cores)
 
-    def _measured(self, scene: Scene, cores: list[int]) -> Strike:
-        peak_s = PEAK_SHORT_S if scene.short else PEAK_S
-        flood_s = FLOOD_SHORT_S if scene.short else FLOOD_S
-        ramp_s = RAMP_SHORT_S if scene.short else RAMP_S
-        callers = CALLERS // PROCESSES
-        from_s = time.monotonic() + ramp_s
-        calm = _clients(scene, "calm", cores, peak_s + ramp_s, callers=callers)
-        peak = _ended_per_s(scene, from_s, from_s + peak_s)
-        asked_per_s = sum(told["sent"] for told in calm) / (peak_s + ramp_s)
-        scene.load.await_ends(_WAIT_S)
-        strike = Strike(time.monotonic())
-        from_s = strike.struck_s + ramp_s
-        per_s = TIMES * asked_per_s / PROCESSES
-        most = CONNECTIONS_SHORT if scene.short else CONNECTIONS
-        wild = _clients(scene, "wild", cores, flood_s + ramp_s, per_s=per_s, connections=most)
-        goodput = _ended_per_s(scene, from_s, from_s + flood_s)
-        strike.healed_s = time.monotonic()
-        unknown = _ask_again(scene, [*calm, *wild])
-        figures = _figures(wild)
-        arrived = figures["sent"] + figures["repeated"] + figures["unsent"]
-        offered = arrived / (flood_s + ramp_s) / asked_per_s
-        strike.notes |= {
-            "peak_per_s": peak,
-            "peak_asked_per_s": asked_per_s,
-            "goodput_per_s": goodput,
-            "offered_times": offered,
-            "unknown": unknown,
-            **figures,
-        }
-        bare = sum(told["bare"] for told in (*calm, *wild))
-        strike.demand(bare == 0, f"{bare} refusals name no time to come back")
-        strike.demand(goodput > 0, "nothing was done meanwhile")
-        if not scene.short:
-            _demand_figures(strike, offered)
-        return strike
-
     def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
         """Nothing beyond what the checker demands: no accepted task is lost."""
+
+
+def _measure(scene: Scene, strike: Strike, cores: list[int], tasks: int, what: str) -> None:
+    """The peak, then the flood; notes about both, with names that begin with `what`."""
+    peak_s = PEAK_SHORT_S if scene.short else PEAK_S
+    flood_s = FLOOD_SHORT_S if scene.short else FLOOD_S
+    ramp_s = RAMP_SHORT_S if scene.short else RAMP_S
+    most = CONNECTIONS_SHORT if scene.short else CONNECTIONS
+    clients = Clients(scene, cores, tasks)
+    before = _cpu_s(scene)
+    from_s = time.monotonic() + ramp_s
+    calm = clients.run(f"{what}calm", peak_s + ramp_s, callers=CALLERS // PROCESSES)
+    peak = _ended_per_s(scene, from_s, from_s + peak_s)
+    calm_cpu = _cpu_s(scene) - before
+    asked_per_s = sum(told["sent"] for told in calm) / (peak_s + ramp_s)
+    scene.load.await_ends(_WAIT_S)
+    before = _cpu_s(scene)
+    start_s = time.monotonic()
+    from_s = start_s + ramp_s
+    if not what:
+        strike.struck_s = start_s
+    per_s = TIMES * asked_per_s / PROCESSES
+    wild = clients.run(f"{what}wild", flood_s + ramp_s, per_s=per_s, connections=most)
+    goodput = _ended_per_s(scene, from_s, from_s + flood_s)
+    wild_cpu = _cpu_s(scene) - before
+    took_s = time.monotonic() - start_s
+    figures = _figures(wild)
+    arrived = figures["sent"] + figures["repeated"] + figures["unsent"]
+    notes = {
+        "tasks_per_request": tasks,
+        "peak_tasks_per_s": peak,
+        "peak_requests_per_s": asked_per_s,
+        "peak_slowest_answer_s": max(one["slowest_s"] for one in calm),
+        "peak_refused": sum(one["statuses"].get("429", 0) for one in calm),
+        "goodput_tasks_per_s": goodput,
+        "goodput_share": goodput / peak if peak else 0.0,
+        "offered_times": arrived / (flood_s + ramp_s) / asked_per_s if asked_per_s else 0.0,
+        "repeat_share": figures["repeated"] / max(1, figures["sent"] + figures["repeated"]),
+        "unknown": _ask_again(scene, [*calm, *wild]),
+        "peak_gateway_cores": calm_cpu / (peak_s + ramp_s),
+        "gateway_cores": wild_cpu / took_s,
+        "generator_cores": sum(one["cpu_s"] for one in wild) / took_s,
+        **figures,
+    }
+    strike.notes |= {what + name: value for name, value in notes.items()}
+    bare = sum(told["bare"] for told in (*calm, *wild))
+    strike.demand(bare == 0, f"{bare} refusals name no time to come back")
+    strike.demand(goodput > 0, "nothing was done meanwhile")
 
 
 def _figures(told: list[dict[str, Any]]) -> dict[str, float]:
@@ -106,48 +130,70 @@ def _figures(told: list[dict[str, Any]]) -> dict[str, float]:
     for one in told:
         sums.update({name: one[name] for name in ("sent", "repeated", "unsent")})
         sums.update({f"answers_{status}": count for status, count in one["statuses"].items()})
-    return {**sums, "slowest_answer_s": max(one["slowest_s"] for one in told)}
+    taken = [one["slowest_taken_s"] for one in told]
+    return {
+        **sums,
+        "slowest_answer_s": max(one["slowest_s"] for one in told),
+        "slowest_taken_s": max(taken),
+    }
 
 
-def _demand_figures(strike: Strike, offered: float) -> None:
+def _demand_figures(strike: Strike) -> None:
     notes = strike.notes
-    share = notes["goodput_per_s"] / notes["peak_per_s"]
-    notes["goodput_share"] = share
-    repeats = notes["repeated"] / (notes["sent"] + notes["repeated"])
+    offered, share, repeats = (
+        notes[name] for name in ("offered_times", "goodput_share", "repeat_share")
+    )
     strike.demand(offered >= LEAST_OFFERED, f"clients sent only {offered:.1f} times the peak")
     strike.demand(share >= LEAST_GOODPUT, f"goodput was {share:.0%} of the peak")
     strike.demand(repeats <= MOST_REPEATS, f"{repeats:.0%} of all requests were repeats")
 
 
-def _clients(
-    scene: Scene, name: str, cores: list[int], seconds: float, **how: float
-) -> list[dict[str, Any]]:
-    """What all client processes tell; what they were promised is in the journal then."""
-    address = urlsplit(scene.cluster.url)
-    clients = []
-    for number in range(PROCESSES):
-        spec = {
-            "host": address.hostname,
-            "port": address.port,
-            "api_key": scene.cluster.api_key,
-            "run": scene.load.run,
-            "side": str(scene.load.side.path),
-            "name": f"{scene.load.run}-{name}{number}",
-            "seconds": seconds,
-            **how,
-        }
-        client = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.oracle.flood", json.dumps(spec)],
-            stdout=subprocess.PIPE,
-            cwd=_ROOT,
-        )
-        os.sched_setaffinity(client.pid, cores)
-        clients.append(client)
-    told = [json.loads(client.communicate(timeout=seconds + _WAIT_S)[0]) for client in clients]
-    for one in told:
-        for key, ident, sent_s, acked_s in one["accepted"]:
-            scene.load.journal.note(Acknowledged(key, (ident,), sent_s, acked_s))
-    return told
+def _cpu_s(scene: Scene) -> float:
+    """Processor time of the gateway so far."""
+    process = scene.cluster.process("gateway")
+    if process is None:
+        raise LookupError("the gateway is gone")
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """Client processes on `cores`; each request has so many tasks."""
+
+    scene: Scene
+    cores: list[int]
+    tasks: int
+
+    def run(self, name: str, seconds: float, **how: float) -> list[dict[str, Any]]:
+        """What all of them tell; what they were promised is in the journal then."""
+        load, cluster = self.scene.load, self.scene.cluster
+        address = urlsplit(cluster.url)
+        clients = []
+        for number in range(PROCESSES):
+            spec = {
+                "host": address.hostname,
+                "port": address.port,
+                "api_key": cluster.api_key,
+                "run": load.run,
+                "side": str(load.side.path),
+                "name": f"{load.run}-{name}{number}",
+                "tasks": self.tasks,
+                "seconds": seconds,
+                **how,
+            }
+            client = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.oracle.flood", json.dumps(spec)],
+                stdout=subprocess.PIPE,
+                cwd=_ROOT,
+            )
+            os.sched_setaffinity(client.pid, self.cores)
+            clients.append(client)
+        told = [json.loads(client.communicate(timeout=seconds + _WAIT_S)[0]) for client in clients]
+        for one in told:
+            for key, ids, sent_s, acked_s in one["accepted"]:
+                load.journal.note(Acknowledged(key, tuple(ids), sent_s, acked_s))
+        return told
 
 
 def _ask_again(scene: Scene, told: list[dict[str, Any]]) -> int:
@@ -156,7 +202,7 @@ def _ask_again(scene: Scene, told: list[dict[str, Any]]) -> int:
     unknown = [entry for one in told for entry in one["unknown"]]
     for key, body, sent_s in unknown:
         answer = json.loads(rest.persist("POST", "/v1/tasks", body.encode(), key=key))
-        entry = Acknowledged(key, (answer["id"],), sent_s, time.monotonic())
+        entry = Acknowledged(key, tuple(answer["ids"]), sent_s, time.monotonic())
         scene.load.journal.note(entry)
     rest.close()
     return len(unknown)

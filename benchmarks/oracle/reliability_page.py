@@ -74,11 +74,12 @@ ROWS: Mapping[str, str] = {
     "wrong time: gRPC, Redis and etcd keep theirs.",
     "30": "Each task is cancelled at about the time when it ends.",
     "31": "A task kills the runtime of whoever runs it.",
-    "32": "Peak: what clients that wait for their answers get done. Then ten times as many "
-    "requests arrive in two other processes, whether those before are answered or not, over up to "
-    "8,000 connections; what finds none free is counted as arrived. Refused requests are repeated "
-    "when they were told to, unanswered ones after 10 s. Clients and cluster have half of the "
-    "cores each.",
+    "32": "Peak: what clients that wait for their answers get done, with requests of 20 tasks "
+    "each. Then ten times as many such requests arrive in two other processes, whether those "
+    "before are answered or not, over up to 8,000 connections; what finds none free is counted as "
+    "arrived. Refused requests are repeated when they were told to, unanswered ones after 10 s. "
+    "Clients and cluster have half of the cores each. Requests of one task each are measured "
+    "besides, and not judged: one core cannot send ten times what a gateway on the other takes.",
     "33": "An agent is told to end while its tasks run.",
     "34": "The runtime of an agent is killed each time that it is there again, until it is "
     "quarantined. Detection is until then; recovery until a probe has absolved it.",

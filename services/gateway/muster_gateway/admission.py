@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from muster.domain.errors import Overloaded
+from muster_gateway.metrics import SUBMISSIONS_TURNED_AWAY
 
 # Six bodies of the largest size: the leader takes four chunks of each at a time.
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -46,21 +47,23 @@ class Admission:
         """Holds room for a submission while it is taken in. Raises Overloaded, also in place of
         one from inside, with a time to come back that grows with the crowd."""
         if self._now_s() < self._full_until_s and size_bytes > SMALL_BYTES:
-            raise self._turned_away("the leader has as many tasks as it takes")
+            raise self._turned_away("leader", "the leader has as many tasks as it takes")
         if self._bytes and self._bytes + size_bytes > self._max_bytes:
-            raise self._turned_away(f"{self._bytes} bytes of submissions are being taken in")
+            why = f"{self._bytes} bytes of submissions are being taken in"
+            raise self._turned_away("bytes", why)
         self._bytes += size_bytes
         try:
             yield
         except Overloaded as error:
             self._full_until_s = self._now_s() + _FULL_FOR_S
-            raise self._turned_away(str(error), error.retry_after_s) from None
+            raise self._turned_away("leader", str(error), error.retry_after_s) from None
         else:
             self._refused = 0
         finally:
             self._bytes -= size_bytes
 
-    def _turned_away(self, why: str, least_s: float = 1.0) -> Overloaded:
+    def _turned_away(self, reason: str, why: str, least_s: float = 1.0) -> Overloaded:
+        SUBMISSIONS_TURNED_AWAY.labels(reason).inc()
         self._refused += 1
         pause_s = min(_LAST_RETRY_AFTER_S, least_s + self._refused / _REFUSALS_PER_SECOND)
         return Overloaded(why, retry_after_s=pause_s * (0.5 + self._spread()))

@@ -137,4 +137,4 @@ def build_app(
     for pattern, group in by_pattern.items():
         path_app = _Path(gateway, group, access)
         app.router.routes.append(StarletteRoute(pattern, path_app, include_in_schema=False))
-    return Edge(app.router.app, **edge_options)
+    return Edge(app.router.app, gateway.turning_away, **edge_options)

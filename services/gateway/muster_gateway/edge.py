@@ -12,8 +12,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muster.domain.errors import Overloaded
-from muster_gateway.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
+from muster_gateway.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, SUBMISSIONS_TURNED_AWAY
 from muster_gateway.problems import problem_response
+from muster_gateway.turning_away import TurningAway
 
 _LOG = structlog.get_logger("muster.gateway.access")
 
@@ -22,6 +23,7 @@ MAX_IN_FLIGHT: Final = 4_096
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Probes must be answered by a gateway that is busy, too.
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
+_SUBMISSIONS: Final = "/v1/tasks"
 
 # Answers are data, never pages: whatever a browser makes of them must not run or be framed.
 SECURITY_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
@@ -38,9 +40,15 @@ class Edge:
     """Wraps the application. Routes put their pattern into scope["muster.route"]."""
 
     def __init__(
-        self, app: ASGIApp, *, max_in_flight: int = MAX_IN_FLIGHT, log_access: bool = False
+        self,
+        app: ASGIApp,
+        turning_away: TurningAway,
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        log_access: bool = False,
     ) -> None:
         self._app = app
+        self._turning_away = turning_away
         self._max_in_flight = max_in_flight
         self._log_access = log_access
         self._in_flight = 0
@@ -67,15 +75,18 @@ class Edge:
                 self._count(scope, status, time.perf_counter() - started)
             await send(message)
 
-        if self._in_flight >= self._max_in_flight and scope["path"] not in _ALWAYS:
-            error = Overloaded(f"{self._max_in_flight} requests are being answered already")
+        submission = scope["path"] == _SUBMISSIONS and scope["method"] == "POST"
+        error = self._refusal(scope, submission)
+        if error is not None:
             await problem_response(error, request_id)(scope, receive, send_with_headers)
             return
         self._in_flight += 1
+        self._turning_away.under_way += submission
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
             self._in_flight -= 1
+            self._turning_away.under_way -= submission
             IN_FLIGHT.set(self._in_flight)
             if self._log_access:
                 _LOG.debug(
@@ -86,6 +97,18 @@ class Edge:
                     request_id=request_id,
                     ms=round((time.perf_counter() - started) * 1000, 2),
                 )
+
+    def _refusal(self, scope: Scope, submission: bool) -> Overloaded | None:
+        if self._in_flight >= self._max_in_flight and scope["path"] not in _ALWAYS:
+            if submission:
+                SUBMISSIONS_TURNED_AWAY.labels("in_flight").inc()
+            return Overloaded(f"{self._max_in_flight} requests are being answered already")
+        if not submission:
+            return None
+        error = self._turning_away.refusal()
+        if error is not None:
+            scope["muster.route"] = _SUBMISSIONS
+        return error
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:

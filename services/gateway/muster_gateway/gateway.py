@@ -25,6 +25,7 @@ from muster_gateway.reasons import WaitingReasons
 from muster_gateway.skills import SkillCatalog
 from muster_gateway.submitting import Submitter
 from muster_gateway.tail import TailFeed
+from muster_gateway.turning_away import TurningAway
 from muster_gateway.watching import WatchBoard
 
 _LOG = structlog.get_logger("muster.gateway")
@@ -79,6 +80,7 @@ class Gateway:
         self.reader = TaskReader(self.storage, self.feed, self.board)
         self.skills = SkillCatalog(self._bad_schema)
         self.admission = Admission(boot_s, random.random)
+        self.turning_away = TurningAway()
         self.submitter = Submitter(self.leader, self.storage, self.board)
         self.auth = Authenticator(self.storage)
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,6 +97,7 @@ class Gateway:
         if self._bootstrap_key is not None:
             work.append(("bootstrap key", self._bootstrap(self._bootstrap_key)))
         self._tasks = [asyncio.create_task(coro, name=name) for name, coro in work]
+        self.turning_away.start()
 
     async def watch_over(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what one of the gateway's own tasks failed with."""
@@ -113,6 +116,7 @@ class Gateway:
         self.feed.close()
 
     async def close(self) -> None:
+        self.turning_away.stop()
         self.end_streams()
         for task in self._tasks:
             task.cancel()

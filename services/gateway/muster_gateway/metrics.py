@@ -16,5 +16,13 @@ TASKS_SUBMITTED = Counter(
     "muster_tasks_submitted_total", "Tasks accepted, by who took them.", ("via",)
 )
 TASKS_REFUSED = Counter("muster_tasks_refused_total", "Submissions refused as bad input.")
+SUBMISSIONS_TURNED_AWAY = Counter(
+    "muster_submissions_turned_away_total",
+    "Submissions answered with 429, by what was at its bound.",
+    ("reason",),
+)
+TAKEN_SHARE = Gauge(
+    "muster_submissions_taken_share", "Of new submissions; below 1 while the gateway is late."
+)
 WATCHED_TASKS = Gauge("muster_watched_tasks", "Tasks whose end somebody waits for.")
 SUBSCRIBERS = Gauge("muster_event_subscribers", "Open event streams.")

@@ -85,7 +85,8 @@ async def submit(call: Call) -> Response:
             TASKS_REFUSED.inc()
             raise
         body_hash = hashlib.sha256(body).digest() if key is not None else b""
-        ids = await gateway.submitter.submit(checked, key=key, body_hash=body_hash)
+        with gateway.turning_away.waiting():
+            ids = await gateway.submitter.submit(checked, key=key, body_hash=body_hash)
     answer = encode({"ids": ids} if is_batch else {"id": ids[0]})
     return Response(answer, 202, media_type=JSON)
 

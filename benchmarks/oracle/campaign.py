@@ -15,7 +15,7 @@ from benchmarks.oracle.scene import Run, run_fault
 
 # Of a log, when a run breaks off.
 _SHOWN_CHARS = 1500
-_LOGS = ("up", "gateway", "scheduler", "standby", "storage")
+_LOGS = ("up", "gateway", "scheduler", "standby", "storage", "redis", "etcd")
 
 
 def campaign(

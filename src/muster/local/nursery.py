@@ -202,6 +202,7 @@ class Nursery:
             jitter=_random.random(),
         )
         how = f"{child.part.name} {describe_exit(code)}"
+        self._mend(child, code)
         match step:
             case Restart(delay_s):
                 when = f"in {delay_s:.1f} s" if delay_s else "now"
@@ -216,6 +217,17 @@ class Nursery:
                 self._give_up(child, child.last_words() or describe_exit(code))
         for delay_s in _ORPHAN_SWEEPS_S:
             self._later(delay_s, self.sweep_orphans)
+
+    def _mend(self, child: Child, code: int) -> None:
+        """What a part that ended by itself may need before it can be there again."""
+        if code <= 0 or child.part.mend is None:
+            return
+        try:
+            said = child.part.mend(child.last_words(), time.strftime("before-%Y%m%dT%H%M%S"))
+        except OSError as error:
+            said = f"it cannot be put right: {error}"
+        if said:
+            self._tell(f"{child.part.name}: {said}")
 
     def _give_up(self, child: Child, why: str) -> None:
         if self.started:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 from muster.local.ports import LOOPBACK, SERVICES, http_port_name, replica_names
+from muster.local.redis_file import mend
 from muster.local.state import StateDir
 
 # Of the operator's environment, what is meant for his own commands or names other addresses
@@ -53,7 +55,8 @@ STOP_TIMEOUT_S = sum(GRACE_S.values()) + 10.0
 class Part:
     """One child process. `ready_port` answers /readyz; 0 = it has no such answer.
 
-    `may_leave`: exit code 0 is a farewell (a drained agent), not a death.
+    `may_leave`: exit code 0 is a farewell (a drained agent), not a death. `mend`: what to do before
+    it is started again after an error of its own, given its last words and a time stamp.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Part:
     stage: Stage
     ready_port: int = 0
     may_leave: bool = False
+    mend: Callable[[str, str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,9 @@ def _etcd(plan: ClusterPlan) -> Part:
 
 def _redis(plan: ClusterPlan) -> Part:
     env = {name: plan.environ[name] for name in ("PATH", "HOME", "LANG") if name in plan.environ}
-    return Part("redis", (plan.redis, str(plan.redis_conf)), env, plan.state.run_dir, Stage.REDIS)
+    put_right = partial(mend, plan.state.path / "redis")
+    argv = (plan.redis, str(plan.redis_conf))
+    return Part("redis", argv, env, plan.state.run_dir, Stage.REDIS, mend=put_right)
 
 
 def redis_config(plan: ClusterPlan) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,24 @@ async def test_one_that_dies_at_start_again_and_again_fails_with_its_last_words(
         async with asyncio.timeout(HANG_S):
             await nursery.failed
     assert len(pids_in(tmp_path / "pids")) == 4
+
+
+async def test_what_can_be_put_right_is_before_the_next_start(
+    nursery: Nursery, tmp_path: Path, said: list[str]
+) -> None:
+    pids = tmp_path / "pids"
+
+    def put_right(last_words: str, stamp: str) -> str:
+        assert stamp.startswith("before-")
+        return f"mended: {last_words} after {len(pids_in(pids))}"
+
+    nursery.started = True
+    nursery.start([replace(part(tmp_path, COUNT, str(pids), "3"), mend=put_right)])
+    await eventually(lambda: len(pids_in(pids)) == 2)
+    assert said[:2] == [
+        "child: mended: my last words after 1",
+        "child ended with exit code 3; it is started again now",
+    ]
 
 
 async def test_exit_78_at_start_fails_at_once(nursery: Nursery, tmp_path: Path) -> None:

@@ -90,7 +90,6 @@ async def test_reads_and_cancels_pass(cluster: Cluster) -> None:
 
 async def test_the_answer_does_not_wait_for_the_body(cluster: Cluster) -> None:
     away = make_late(cluster)
-    away.lateness.taken = 0.0
     host, port = cluster.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = json.dumps(TASK).encode()
@@ -122,7 +121,7 @@ async def test_those_under_way_are_counted_until_their_answer(cluster: Cluster) 
         await client.get("/v1/tasks"),
         await client.post("/v1/tasks", json=TASK, headers={"Authorization": "Bearer nobody"}),
     ]
-    assert [answer.status_code for answer in answers] == [202, 415, 200, 401]
+    assert [answer.status_code for answer in answers] == [202, 400, 200, 401]
     await eventually(lambda: away.under_way == 0)
 
 

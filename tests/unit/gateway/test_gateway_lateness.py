@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster_gateway.lateness import (
+    CROWD,
     FEW,
     LATE_S,
     LEAST_LOOKS,
@@ -19,6 +20,8 @@ from muster_gateway.lateness import (
 
 EVERY_S = 0.05
 MANY = 1_000
+# As many as the share alone decides about.
+SOME = CROWD - 1
 
 lateness_s = st.floats(0.0, 60.0)
 waits_s = st.floats(0.0, 600.0)
@@ -54,14 +57,14 @@ def test_some_are_always_taken(trouble: list[tuple[float, float]]) -> None:
     seen(lateness, trouble)
     assert LEAST_TAKEN <= lateness.taken <= 1.0
     within = round(1 / LEAST_TAKEN) + 1
-    assert not all(lateness.refuses(MANY) for _ in range(within))
+    assert not all(lateness.refuses(SOME) for _ in range(within))
 
 
 @given(looks)
 def test_the_share_is_what_is_taken(trouble: list[tuple[float, float]]) -> None:
     lateness = Lateness()
     seen(lateness, trouble)
-    taken = sum(not lateness.refuses(MANY) for _ in range(MANY))
+    taken = sum(not lateness.refuses(SOME) for _ in range(MANY))
     assert taken == pytest.approx(lateness.taken * MANY, abs=1.01)
 
 
@@ -89,11 +92,26 @@ def test_whoever_is_later_takes_no_more(trouble: list[tuple[float, float, float,
 
 
 @given(late_s=st.floats(0.0, 600.0), wait_s=waits_s, count=st.integers(0, LEAST_LOOKS - 1))
-def test_one_stall_turns_nobody_away(late_s: float, wait_s: float, count: int) -> None:
+def test_one_stall_turns_only_a_crowd_away(late_s: float, wait_s: float, count: int) -> None:
     lateness = Lateness()
     now_s = seen(lateness, [(late_s, wait_s)] * count)
+    assert lateness.taken == 1.0
+    assert not any(lateness.refuses(SOME) for _ in range(50))
     seen(lateness, [(0.0, 0.0)], now_s)
     assert lateness.taken == 1.0
+    assert not any(lateness.refuses(MANY) for _ in range(50))
+
+
+@pytest.mark.parametrize("look", [(2 * LATE_S, 0.0), (0.0, 2 * LONG_S)])
+def test_a_crowd_is_turned_away_from_the_first_late_look_to_the_next(
+    look: tuple[float, float],
+) -> None:
+    lateness = Lateness()
+    now_s = seen(lateness, [look])
+    assert all(lateness.refuses(CROWD) for _ in range(50))
+    assert not any(lateness.refuses(CROWD - 1) for _ in range(50))
+    seen(lateness, [(0.0, 0.0)], now_s)
+    assert not any(lateness.refuses(CROWD) for _ in range(50))
 
 
 @pytest.mark.parametrize("look", [(2 * LATE_S, 0.0), (0.0, 2 * LONG_S)])
@@ -119,10 +137,24 @@ def test_pauses_are_bounded(trouble: list[tuple[float, float]], spread: float) -
 
 
 def test_the_more_are_turned_away_the_longer_they_stay_away() -> None:
-    lateness = Lateness()
-    now_s, pauses = 100.0, []
-    for _ in range(20):
-        now_s = seen(lateness, [(2 * LATE_S, 0.0)] * 5, now_s)
+    pauses = []
+    for each in range(1, 13):
+        lateness = Lateness()
+        seen(lateness, [(2 * LATE_S, 0.0)])
+        for _ in range(20):
+            lateness.refuses(0)
+            for _ in range(each):
+                assert lateness.refuses(CROWD)
         pauses.append(lateness.pause_s(0.5))
     assert pauses == sorted(pauses)
-    assert pauses[0] < 5.0 < pauses[-1] == LONGEST_PAUSE_S
+    assert pauses[0] < 5.0 < pauses[8] < pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_what_was_turned_away_is_forgotten() -> None:
+    lateness = Lateness()
+    now_s = seen(lateness, [(2 * LATE_S, 0.0)])
+    for _ in range(MANY):
+        lateness.refuses(CROWD)
+    assert lateness.pause_s(0.5) == LONGEST_PAUSE_S
+    seen(lateness, [(0.0, 0.0)] * round(10.0 / EVERY_S), now_s)
+    assert lateness.pause_s(0.5) < 1.1

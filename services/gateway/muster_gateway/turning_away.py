@@ -37,7 +37,7 @@ class TurningAway:
         self._now_s, self._spread = now_s, spread
         self._timer: asyncio.TimerHandle | None = None
         # Submissions on their way to be durable, those that were since `_since_s`, and until when.
-        self._waiting = self._done = 0
+        self._waiting, self._done = 0, 0.0
         self._since_s = now_s()
         self._late = SUBMISSIONS_TURNED_AWAY.labels("late")
         TAKEN_SHARE.set(self.lateness.taken)

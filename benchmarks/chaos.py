@@ -20,8 +20,8 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measured_cluster import describe_machine
 from benchmarks.oracle.campaign import campaign
 from benchmarks.oracle.catalogue import FAULTS, named
+from benchmarks.oracle.leftovers import end_in_order, own_folder, sweep
 from benchmarks.oracle.reliability_page import page
 from benchmarks.oracle.report import HEAD, holds, row
 from benchmarks.oracle.results import FAULT_CODE, SCHEDULE_CODE, Results, fingerprint
@@ -47,6 +48,9 @@ MAX_SEEDS, MAX_TASKS, MAX_AGENTS, MAX_SCHEDULES = 1_000, 100_000, 16, 1_000_000
 
 def main() -> int:
     options = _options()
+    end_in_order()
+    for folder in sweep(options.folder):
+        _tell(f"{folder} was left by a run that is dead; it is removed")
     results = Results(options.results) if options.results else None
     runs = _run(options, results)
     schedules: dict[str, Any] = results.schedules() if results else {}
@@ -73,19 +77,21 @@ def _run(options: argparse.Namespace, results: Results | None) -> dict[str, list
     def held(number: str) -> set[int]:
         return results.held(number, code) if results and options.resume else set()
 
-    for run in _campaign(options, seeds, held):
-        run.code = code
-        runs.setdefault(run.fault, []).append(run)
-        if options.json:
-            print(json.dumps(run.as_dict()), flush=True)
-        if results:
-            results.keep(run)
+    # Closed at once when this is broken off: what runs side by side ends then.
+    with closing(_campaign(options, seeds, held)) as done:
+        for run in done:
+            run.code = code
+            runs.setdefault(run.fault, []).append(run)
+            if options.json:
+                print(json.dumps(run.as_dict()), flush=True)
+            if results:
+                results.keep(run)
     return results.all() if results else runs
 
 
 def _campaign(
     options: argparse.Namespace, seeds: list[int], held: Callable[[str], set[int]]
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """One after another fault by fault, or side by side seed by seed: what is broken off has all
     faults with fewer seeds."""
     numbers = named(options.fault) if seeds else []
@@ -155,8 +161,8 @@ def _options() -> argparse.Namespace:
 def _facts(options: argparse.Namespace, runs: Mapping[str, Sequence[Run]]) -> Mapping[str, Any]:
     """What a reader must know of the machine, the versions and the command."""
     seeds = max((len(found) for found in runs.values()), default=0)
-    with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=options.folder) as folder:
-        machine = describe_machine(Path(folder))
+    with own_folder("chaos", options.folder) as folder:
+        machine = describe_machine(folder)
     versions = {name: version(name) for name in ("muster-cluster", "grpcio")}
     versions["Python"] = platform.python_version()
     versions["Redis"] = _version_of(find_redis(os.environ))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.oracle.catalogue import FAULTS
 from benchmarks.oracle.cluster import Cluster
+from benchmarks.oracle.leftovers import leave_if_told, own_folder
 from benchmarks.oracle.scene import Run, run_fault
 
 # Of a log, when a run breaks off.
@@ -42,8 +42,8 @@ def campaign(
             if why_not:
                 run = Run(number, seed, skipped=why_not)
             else:
-                with tempfile.TemporaryDirectory(prefix="muster-chaos-", dir=folder) as place:
-                    run = _in_a_cluster(number, Path(place), agents, seed, tasks, short)
+                with own_folder("chaos", folder) as place:
+                    run = _in_a_cluster(number, place, agents, seed, tasks, short)
                 run.took_s = time.monotonic() - began_s
             tell(_sentence(run))
             yield run
@@ -68,6 +68,7 @@ def _run(number: str, cluster: Cluster, folder: Path, seed: int, tasks: int, sho
     try:
         return run_fault(FAULTS[number](), cluster, folder, seed=seed, tasks=tasks, short=short)
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is told and counts as failed
+        leave_if_told()
         traceback.print_exc()
         for name in _LOGS:
             print(f"--- {name}\n{cluster.log(name)[-_SHOWN_CHARS:]}", file=sys.stderr)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ class Cluster:
     # --- life -------------------------------------------------------------------------------
 
     def __enter__(self) -> Cluster:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # What interrupts a start gets no `__exit__`.
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +97,7 @@ class Cluster:
             proxy.start()
         for tap in self.taps.values():
             tap.start()
-        self.disks = self.stores.mount(self.folder, self.state_dir)
+        self.stores.mount(self.folder, self.state_dir, self.disks)
         for attempt in range(1, _START_ATTEMPTS + 1):
             line = self._launch()
             if line:
@@ -150,25 +156,31 @@ class Cluster:
                 tap.target = f"127.0.0.1:{ports[name]}"
 
     def stop(self) -> None:
-        """Ends all of its processes, stopped ones too."""
-        for extra in self._extra:
-            _end(extra)
-        self._extra.clear()
+        """Ends all of its processes, stopped ones too. What fails keeps nothing else from ending;
+        it is raised then."""
+        disks, self.disks = self.disks, {}
+        extras, self._extra = self._extra, []
+        # The last comes first.
+        ends: list[Callable[[], None]] = []
+        if self.network is not None:
+            ends.append(self.network.close)
+        ends += [disk.close for disk in disks.values()]
+        ends += [tap.stop for tap in self.taps.values()]
+        ends += [proxy.stop for proxy in self.proxies.values()]
+        ends += [self._stop_parts, *(partial(_end, extra) for extra in extras)]
+        with ExitStack() as stack:
+            for end in ends:
+                stack.callback(end)
+
+    def _stop_parts(self) -> None:
         process, self._process = self._process, None
-        if process is not None and process.poll() is None:
+        if process is None or process.poll() is not None:
+            return
+        with suppress(psutil.Error):
             for child in psutil.Process(process.pid).children(recursive=True):
                 with suppress(psutil.Error):
                     child.resume()
-            _end(process)
-        for proxy in self.proxies.values():
-            proxy.stop()
-        for tap in self.taps.values():
-            tap.stop()
-        for disk in self.disks.values():
-            disk.close()
-        self.disks.clear()
-        if self.network is not None:
-            self.network.close()
+        _end(process)
 
     @property
     def wires(self) -> list[Wire]:

@@ -182,7 +182,7 @@ def _run(spec: Mapping[str, Any], state: StateDir) -> int:
         for part in detours(tuple(with_standby(parts_of(plan), state, ports)), spec["proxies"])
     ]
 
-    def ready() -> None:
+    def ready(_halt: str) -> None:
         facts = {
             "url": plan.url,
             "api_key": api_key,

@@ -77,6 +77,12 @@ class Load:
         if any(thread.is_alive() for thread in self._threads):
             raise TimeoutError("submissions are still not accepted")
 
+    def abandon(self) -> None:
+        """Ends it as it is; what went wrong is not told."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_JOIN_S)
+
     def task(self, skill: str, ms: float, *, stop: bool = False, **more: Any) -> dict[str, Any]:
         """A task of this run."""
         with self._lock:

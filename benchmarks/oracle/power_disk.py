@@ -7,11 +7,12 @@ import fcntl
 import os
 import struct
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from benchmarks.oracle.leftovers import own_folder
 
 # EXT4_IOC_SHUTDOWN and its flag: the journal is not written either, as when the power is cut.
 _EXT4_SHUTDOWN = 0x8004587D
@@ -30,10 +31,15 @@ class PowerDisk:
         mount.mkdir(mode=0o700, parents=True, exist_ok=True)
         with image.open("wb") as file:
             file.truncate(mebibytes * 1024 * 1024)
-        _run("mkfs.ext4", "-q", "-F", "-J", "size=4", str(image))
-        self.turn_on()
-        (mount / "lost+found").rmdir()
-        mount.chmod(0o700)
+        try:
+            _run("mkfs.ext4", "-q", "-F", "-J", "size=4", str(image))
+            self.turn_on()
+            (mount / "lost+found").rmdir()
+            mount.chmod(0o700)
+        except BaseException:
+            # Whoever interrupts this has nothing to close.
+            self.close()
+            raise
 
     def cut(self) -> None:
         """From now on nothing reaches the disk, and what had not been synced never will."""
@@ -91,10 +97,10 @@ def why_no_disks() -> str:
     """Why no power can be cut here; empty when it can."""
     if os.geteuid() != 0:
         return "only root may mount a disk whose power can be cut"
-    with tempfile.TemporaryDirectory(prefix="muster-disk-") as folder:
+    with own_folder("disk") as folder:
         disk: PowerDisk | None = None
         try:
-            disk = PowerDisk(Path(folder) / "image", Path(folder) / "mount", 16)
+            disk = PowerDisk(folder / "image", folder / "mount", 16)
             disk.cut()
         except OSError as error:
             if error.errno == errno.ENOENT:

@@ -52,7 +52,10 @@ ROWS: Mapping[str, str] = {
     "22": "An agent that runs long tasks of both kinds is a host of its own; all packets to and "
     "from it vanish for 60 s. Detection is until it is DOWN. Its `stop` tasks leave a mark every "
     "0.1 s: none may be later than the beginning of the next attempt.",
-    "23": "The same with packets of one direction, which one the seed says. TCP stalls either way.",
+    "23": "The same with packets of one direction, which one the seed says. TCP stalls either way. "
+    "Where the agent is not heard, its lease ends within 10 s; where it does not hear, its next "
+    "beat to the registry arrives up to 3 s later and prolongs the lease from then, so that it is "
+    "DOWN after up to 14.5 s.",
     "24": "The connections of both schedulers to etcd carry nothing for 12 s: what runs ends and "
     "is recorded, nothing is placed. Then the standby's carry again: it takes the term, and the "
     "old leader steps down though it is still cut off. Detection is until the standby has the "

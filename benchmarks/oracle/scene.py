@@ -254,8 +254,13 @@ def run_fault(
     load.start()
     try:
         strike = fault.strike(scene)
-    finally:
+    except Exception:
         load.finish()
+        raise
+    except BaseException:
+        load.abandon()
+        raise
+    load.finish()
     load.await_ends(ENDS_WITHIN_S)
     cluster.await_healthy()
     time.sleep(SETTLE_S)

@@ -39,16 +39,14 @@ class Stores:
     def etcd_args(self) -> list[str]:
         return [f"--quota-backend-bytes={ETCD_QUOTA_BYTES}"] if self.special else []
 
-    def mount(self, folder: Path, state_dir: Path) -> dict[str, PowerDisk]:
-        """By the part that writes there."""
+    def mount(self, folder: Path, state_dir: Path, mounted: dict[str, PowerDisk]) -> None:
+        """Puts each disk into `mounted` when it is there, by the part that writes to it."""
         if not self.disks:
-            return {}
+            return
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         sizes = {"redis": REDIS_MIB, "etcd": ETCD_MIB}
-        return {
-            name: PowerDisk(folder / f"{name}.image", state_dir / name, mebibytes)
-            for name, mebibytes in sizes.items()
-        }
+        for name, mebibytes in sizes.items():
+            mounted[name] = PowerDisk(folder / f"{name}.image", state_dir / name, mebibytes)
 
 
 class RedisTalk:

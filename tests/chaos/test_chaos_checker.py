@@ -259,6 +259,7 @@ def test_the_page_shows_what_did_not_hold() -> None:
         ("cores", "cpu", "memory_gib", "kernel", "file_system", "fsync_ms"), "x"
     )
     facts = {"machine": machine, "versions": {}, "agents": 3, "command": "c", "parts": ""}
+    facts["order"] = "one after another"
     told = {"count": 10, "held": False, "said": ["seed 3 failed"], "took_s": 60.0}
     runs = {
         "5": [Run("5", 1, tasks=7, lost=1, violations=["a is lost"])],

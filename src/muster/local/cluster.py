@@ -26,13 +26,14 @@ async def run_cluster(
     plan: ClusterPlan,
     *,
     api_key: str,
-    on_ready: Callable[[], None],
+    on_ready: Callable[[str], None],
     tell: Callable[[str], None],
     ready_timeout_s: float = READY_TIMEOUT_S,
     parts: Sequence[Part] | None = None,
 ) -> bool:
     """Runs until a signal asks for the end; False when that came before all was ready.
 
+    `on_ready` is told why scheduling is halted, when it is: one sentence, else nothing.
     `parts` stand in for those of the plan, in clusters that are to be disturbed. Raises
     StartFailed. Either way nothing is left running.
     """
@@ -40,11 +41,12 @@ async def run_cluster(
     nursery = Nursery(plan.state.log_dir, tell, adopt=True)
     try:
         nursery.start(parts_of(plan) if parts is None else parts)
-        starting = _until_ready(plan, nursery, api_key, ready_timeout_s, tell)
+        halts: list[str] = []
+        starting = _until_ready(plan, nursery, api_key, ready_timeout_s, halts)
         if not await _unless_stopped(starting, signals, nursery.failed):
             return False
         nursery.started = True
-        on_ready()
+        on_ready("".join(halts))
         await _unless_stopped(_upkeep(plan, nursery), signals, nursery.failed)
         return True
     finally:
@@ -78,15 +80,16 @@ async def _until_ready(
     nursery: Nursery,
     api_key: str,
     timeout_s: float,
-    tell: Callable[[str], None],
+    halts: list[str],
 ) -> None:
+    """Also returns when all that is missing is an operator's word; `halts` then says for what."""
     give_up_s = time.monotonic() + timeout_s
     waiting = {c.part.name: c.part.ready_port for c in nursery.children.values()}
     waiting = {name: port for name, port in waiting.items() if port}
     while missing := await _missing(plan, waiting, api_key):
         if all(why.startswith(_HALTED) for why in missing.values()):
             # The operator needs a cluster that answers to decide what is to become of it.
-            tell("; ".join(missing.values()))
+            halts.append(next(iter(missing.values())).removeprefix(_HALTED))
             return
         if time.monotonic() > give_up_s:
             raise StartFailed(_sentence(plan, nursery, missing, timeout_s))

@@ -59,7 +59,8 @@ def up(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 class Ready:
     """What the user is told once all runs; the fields of the JSON line, and `new_key`.
 
-    `urls` are those of all gateways, `url` the first of them.
+    `urls` are those of all gateways, `url` the first of them. `halted`: why nothing is scheduled
+    until an operator decides, else empty and not in the JSON line.
     """
 
     url: str
@@ -69,11 +70,14 @@ class Ready:
     log_dir: str
     urls: tuple[str, ...]
     new_key: bool
+    halted: str
 
     def line(self) -> str:
         """The one line of `--json`."""
         shown = asdict(self)
         del shown["new_key"]
+        if not self.halted:
+            del shown["halted"]
         return json.dumps(shown)
 
 
@@ -118,9 +122,11 @@ def _run(
     api_key, new_key = key
     path, log_dir = str(plan.state.path), str(plan.state.log_dir)
 
-    def ready() -> None:
+    def ready(halted: str) -> None:
         _leave_profile(plan, api_key, environ)
-        on_ready(Ready(plan.url, api_key, os.getpid(), path, log_dir, plan.urls, new_key))
+        if halted:
+            _tell(f"scheduling is halted: {halted}")
+        on_ready(Ready(plan.url, api_key, os.getpid(), path, log_dir, plan.urls, new_key, halted))
 
     try:
         if not asyncio.run(run_cluster(plan, api_key=api_key, on_ready=ready, tell=_tell)):
@@ -228,13 +234,25 @@ def _say_ready(options: UpOptions, ready: Ready, started_s: float) -> None:
 def _ready_text(options: UpOptions, ready: Ready, started_s: float) -> str:
     key = ready.api_key if ready.new_key else f"in {ready.state_dir}/admin.key"
     took_s = time.monotonic() - started_s
+    what, next_step = "is ready", _FIRST_STEP if options.agents else _NO_AGENTS
+    if ready.halted:
+        what, next_step = "is up and schedules nothing", _halt_text(ready)
     return (
-        f"Muster is ready: {' '.join(ready.urls)} ({_agents(options.agents)}, {took_s:.1f} s)\n"
+        f"Muster {what}: {' '.join(ready.urls)} ({_agents(options.agents)}, {took_s:.1f} s)\n"
         f"  API key  {key}\n"
         f"  logs     {ready.log_dir}\n"
         f"  state    {ready.state_dir}\n"
-        f"{_FIRST_STEP if options.agents else _NO_AGENTS}\n"
+        f"{next_step}\n"
         f"{'`muster down` ends it.' if options.detach else 'Ctrl-C ends it.'}"
+    )
+
+
+def _halt_text(ready: Ready) -> str:
+    return (
+        f"Halted: {ready.halted}.\n"
+        f"To put it right: `muster down`, Redis' newest data into {ready.state_dir}/redis, "
+        f"`muster up`.\n"
+        "To accept this one: `muster cluster accept-store` says what that means."
     )
 
 

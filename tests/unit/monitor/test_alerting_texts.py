@@ -18,7 +18,7 @@ from muster_monitor.alerting.alerts import Alert, AlertState
 from muster_monitor.alerting.claim import STALE_MS, ClaimWatch
 from muster_monitor.alerting.grouping import MAX_SHOWN, Notification
 from muster_monitor.alerting.happenings import CLOCKS_APART_MS, of_agent, of_alarm, of_stuck_task
-from muster_monitor.alerting.matching import labels_of, parse_matcher, parse_matchers
+from muster_monitor.alerting.matching import all_hold, labels_of, parse_matcher, parse_matchers
 from muster_monitor.alerting.messages import alertmanager_body, webhook_body
 from muster_monitor.alerting.sending import MAX_RETRIES_PER_HOUR, RetryBudget, pause_s
 from muster_monitor.alerting.settings import check
@@ -135,6 +135,26 @@ def test_a_document_is_read() -> None:
     assert pager.timeout_s == 2.0
     assert (am.target.url, am.rhythm.parts) == ("http://am:9093/api/v2/alerts", True)
     assert check("") == (check("{}")[0], [])
+
+
+def test_info_goes_to_alertmanager_and_to_webhooks_that_ask_for_it() -> None:
+    hook = {"webhook": GOOD["webhook"]}
+    am = {"name": "am", "alertmanager": {"url": "http://am:9093/"}}
+    wishes = [{"name": "all", "match": []}, {"name": "own", "match": ["severity=~info|warning"]}]
+    receivers = [{"name": "usual", **hook}, am, *({**wish, **hook} for wish in wishes)]
+    settings, mistakes = check(json.dumps({"receivers": receivers}))
+    assert mistakes == []
+    assert settings is not None
+    heard = {
+        receiver.name: [
+            severity
+            for severity in ("info", "warning", "critical")
+            if all_hold(receiver.rhythm.match, {"severity": severity})
+        ]
+        for receiver in settings.receivers
+    }
+    every = ["info", "warning", "critical"]
+    assert heard == {"usual": every[1:], "am": every, "all": every, "own": every[:2]}
 
 
 def test_the_document_of_the_operators_page_is_taken() -> None:

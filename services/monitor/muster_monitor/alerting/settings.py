@@ -18,7 +18,7 @@ from muster.outbound.addresses import AllowList
 from muster.outbound.requests import Target, parse_headers, parse_url
 from muster_monitor.alerting.alerts import MAX_LABEL_NAME_CHARS, MAX_LABELS
 from muster_monitor.alerting.grouping import EACH, Rhythm
-from muster_monitor.alerting.matching import parse_matchers
+from muster_monitor.alerting.matching import parse_matcher, parse_matchers
 
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 # Each is a task of its own in the monitor and a ledger of its own in storage.
@@ -35,6 +35,9 @@ _DEFAULT_RESEND_MS: Final = 60_000
 
 _RHYTHM_KEYS: Final = ("group_by", "group_wait", "group_interval", "repeat_interval")
 _KEYS: Final = frozenset({"receivers", "allow", *_RHYTHM_KEYS})
+# Of a webhook without `match`: nobody is woken by what is only good to know. Alertmanager gets all,
+# as of Prometheus, because it is the place where its users choose.
+_WORTH_A_MESSAGE: Final = (parse_matcher("severity!=info", "match"),)
 _RECEIVER_KEYS: Final = frozenset({"name", "match", "webhook", "alertmanager", *_RHYTHM_KEYS})
 _WEBHOOK_KEYS: Final = frozenset({"url", "secret_file", "headers", "timeout"})
 _ALERTMANAGER_KEYS: Final = frozenset({"url", "headers", "timeout", "resend"})
@@ -143,6 +146,8 @@ class _Reading:
         secret_file = way.get("secret_file", "")
         if not isinstance(secret_file, str) or (secret_file and not secret_file.startswith("/")):
             self._say(f"{at}.secret_file", secret_file, "the absolute path of a file")
+        if kind == "webhook" and "match" not in found:
+            rhythm = replace(rhythm, match=_WORTH_A_MESSAGE)
         if kind == "alertmanager":
             resend_ms = self._duration(way, "resend", at + ".", _DEFAULT_RESEND_MS, 1_000, 240_000)
             rhythm = replace(rhythm, group_by=(), repeat_ms=resend_ms, parts=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 from tests.scenarios.sim_kernel import SimulationError
 from tests.scenarios.sim_tally import Coverage
@@ -13,40 +11,19 @@ from tests.scenarios.sim_world import World
 
 # Schedules that one process runs before it reports.
 AT_ONCE = 50
-# Schedules between two collections of what they left: each leaves some megabytes of cycles.
-COLLECT_EVERY = 5
 
 
 def run_schedules(seeds: Sequence[int]) -> Coverage:
     """In this process. A schedule that fails is noted with the first line of what it says."""
     covered = Coverage()
-    with _collected_by_hand():
-        for done, seed in enumerate(seeds, 1):
-            world = World(seed)
-            try:
-                world.run()
-            except SimulationError as error:
-                covered.failed[seed] = str(error).split("\n", 1)[0]
-            covered.add(world.kernel.tally, world.kernel.steps)
-            if done % COLLECT_EVERY == 0:
-                del world
-                gc.collect()
+    for seed in seeds:
+        world = World(seed)
+        try:
+            world.run()
+        except SimulationError as error:
+            covered.failed[seed] = str(error).split("\n", 1)[0]
+        covered.add(world.kernel.tally, world.kernel.steps)
     return covered
-
-
-@contextmanager
-def _collected_by_hand() -> Iterator[None]:
-    """While a schedule runs its world grows: a collector that looks for cycles finds none."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_on:
-            gc.enable()
 
 
 def run_campaign(seeds: range, jobs: int, on_progress: Callable[[Coverage], None]) -> Coverage:

@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -163,14 +162,14 @@ class Part:
 
     def later(self, delay_ms: float, act: Act) -> None:
         """Does something after a while by its own clock, unless it has ended by then."""
-        self.kernel.at(math.ceil(delay_ms / self.clock.rate), partial(self.do, act))
+        self.kernel.at(math.ceil(delay_ms / self.clock.rate), lambda: self.do(act))
 
     def do(self, act: Act) -> None:
         """Now, or at the thaw, in order."""
         if not self.alive:
             return
         if self.kernel.now_ms < self.frozen_until_ms:
-            self.kernel.at(self.frozen_until_ms - self.kernel.now_ms, partial(self.do, act))
+            self.kernel.at(self.frozen_until_ms - self.kernel.now_ms, lambda: self.do(act))
             return
         act()
         self.after_each()
@@ -190,7 +189,7 @@ class Part:
     def freeze(self, ms: int) -> None:
         self.say("is frozen for", ms, "ms")
         self.frozen_until_ms = self.kernel.now_ms + ms
-        self.kernel.at(ms, partial(self.do, self.thawed))
+        self.kernel.at(ms, lambda: self.do(self.thawed))
 
     def thawed(self) -> None:
         """First of all after a freeze."""

@@ -4,7 +4,6 @@ partitions in one direction or both."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from tests.scenarios.sim_kernel import Act, Kernel, Part
 
@@ -84,7 +83,7 @@ class Link:
             kernel.at(KEEPALIVE_MS, lambda: self.cut("it was silent for too long"))
         at_ms = max(self._last_ms[to], passes_ms + kernel.delay_ms())
         self._last_ms[to] = at_ms
-        kernel.at(at_ms - kernel.now_ms, partial(self._deliver, to, act))
+        kernel.at(at_ms - kernel.now_ms, lambda: self._deliver(to, act))
 
     def _deliver(self, to: Part, act: Act) -> None:
         if self.open:

@@ -22,6 +22,8 @@ PYTEST_ARGS ?=
 # Of `make chaos`.
 SEEDS ?= 20
 RUNS ?= 4
+# Of the burst of each run: as many as are still under way when a fault strikes.
+TASKS ?= 1000
 SCHEDULES ?= 10000
 
 BIN := $(VENV)/bin
@@ -105,7 +107,7 @@ bench: $(STAMP)
 # Exit code 1 when anything did not hold; the page says what. What was run with the very same code
 # lies in .chaos and is not run again.
 chaos: $(STAMP)
-	"$(BIN)/python" benchmarks/chaos.py --fault all --seeds $(SEEDS) --jobs $(RUNS) --tasks 2000 \
+	"$(BIN)/python" benchmarks/chaos.py --fault all --seeds $(SEEDS) --jobs $(RUNS) --tasks $(TASKS) \
 	  --schedules $(SCHEDULES) --results .chaos --resume --markdown docs/reliability.md
 
 clean:

@@ -43,6 +43,8 @@ from muster.local.state import (
 )
 
 STANDBY = "standby"
+# An overload makes half a million.
+EVENTS_KEPT = 2_000_000
 # While the file exists, the part is not started again.
 _WAIT_WHILE_HELD = 'while [ -e "$0" ]; do sleep 0.02; done; exec "$@"'
 
@@ -120,8 +122,11 @@ def tapped(part: Part, spec: Mapping[str, Any], ports: Mapping[str, int]) -> Par
     argv, env = part.argv, dict(part.env)
     if part.name == "etcd":
         argv = (*argv, *spec["etcd_args"])
-    if part.name == "storage" and spec["weak"]:
-        env["MUSTER_ALLOW_WEAK_REDIS"] = "1"
+    if part.name == "storage":
+        # The books are made from the log, and it drops its oldest.
+        env["MUSTER_EVENTS_KEPT"] = str(EVENTS_KEPT)
+        if spec["weak"]:
+            env["MUSTER_ALLOW_WEAK_REDIS"] = "1"
     for key, name in (("MUSTER_REDIS_URL", "redis"), ("MUSTER_ETCD_ENDPOINTS", "etcd")):
         if key in env and name in spec["taps"]:
             env[key] = env[key].replace(f"{LOOPBACK}:{ports[name]}", spec["taps"][name])

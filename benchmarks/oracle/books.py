@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Of every task of a run.
+LABEL = "oracle"
+# Holds the key of a submission whose sender may never hear of it.
+REQUEST = "request"
 SUCCEEDED = "SUCCEEDED"
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "DEAD"})
 
@@ -44,7 +48,8 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A task as the cluster shows it."""
+    """A task as the cluster shows it. `request`: the key of its submission, where it is labelled
+    with that."""
 
     id: str
     state: str
@@ -53,6 +58,7 @@ class Record:
     agent_deaths: int = 0
     agent: str = ""
     result: Any = None
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

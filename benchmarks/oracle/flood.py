@@ -24,6 +24,8 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from benchmarks.oracle.books import LABEL, REQUEST
+
 # Beyond it an arrival is not sent, and counted. Two processes have more than a gateway takes on.
 MAX_CONNECTIONS = 4_000
 _SPARE_DESCRIPTORS = 64
@@ -39,6 +41,8 @@ _LOOK_S = 0.1
 _NO_ROOM_S = 0.1
 # Where a task's number goes.
 _HERE = "number"
+# Where the key of its submission goes.
+_KEY = "submission"
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _PAUSE = re.compile(rb"\r\nretry-after: *([0-9]+)", re.IGNORECASE)
 
@@ -49,14 +53,14 @@ class Told:
 
     `sent` counts requests without their repeats, `repeated` those. `unsent`: arrivals without a
     free connection. `statuses`: answers by status; 0 is none in time. `bare`: refusals that name
-    no time to come back. `unknown`: key, body and time of requests whose last answer did not come
-    in time, so that nobody knows whether they were taken. `slowest_s`: of all answers, also of
+    no time to come back. `unknown`: key and time of requests whose last answer did not come in
+    time, so that nobody knows whether they were taken. `slowest_s`: of all answers, also of
     those that did not come; `slowest_taken_s`: of those that took the tasks, since that try was
     sent. `cpu_s`: processor time of the process.
     """
 
     accepted: list[tuple[str, list[str], float, float]] = field(default_factory=list)
-    unknown: list[tuple[str, str, float]] = field(default_factory=list)
+    unknown: list[tuple[str, float]] = field(default_factory=list)
     sent: int = 0
     repeated: int = 0
     unsent: int = 0
@@ -72,7 +76,6 @@ class _Request:
     """One submission with its repeats; `unknown`: an earlier try got no answer."""
 
     key: str
-    body: bytes
     wire: bytes
     first_s: float
     unknown: bool = False
@@ -117,9 +120,11 @@ class Flood:
         task = {
             "skill": "wait",
             "input": {"ms": 0, "side": spec["side"], "n": _HERE},
-            "labels": {"oracle": spec["run"]},
+            "labels": {LABEL: spec["run"], REQUEST: _KEY},
         }
-        self._before, self._after = json.dumps(task).split(json.dumps(_HERE))
+        self._before, self._between, self._after = re.split(
+            f"{json.dumps(_HERE)}|{_KEY}", json.dumps(task)
+        )
 
     def run(self) -> Told:
         due_s = time.monotonic()
@@ -159,8 +164,9 @@ class Flood:
             return
         number = self.told.sent
         self.told.sent += 1
-        key, body = f"{self.spec['name']}-{number}", self._body(number)
-        self._begin(_Request(key, body, self._wire(key, body), time.monotonic()))
+        key = f"{self.spec['name']}-{number}"
+        body = self._body(number, key)
+        self._begin(_Request(key, self._wire(key, body), time.monotonic()))
 
     def _send_again(self, now_s: float) -> None:
         while self._waiting and self._waiting[0][0] <= now_s:
@@ -297,13 +303,14 @@ class Flood:
 
     def _ended(self, request: _Request, *, unknown: bool = False) -> None:
         if unknown or request.unknown:
-            self.told.unknown.append((request.key, request.body.decode(), request.first_s))
+            self.told.unknown.append((request.key, request.first_s))
 
-    def _body(self, number: int) -> bytes:
-        """Always a batch. Written by hand: only one number differs."""
+    def _body(self, number: int, key: str) -> bytes:
+        """Always a batch. Written by hand: only number and key differ."""
         first = number * self.spec["tasks"]
         numbers = range(first, first + self.spec["tasks"])
-        tasks = ",".join([f"{self._before}{n}{self._after}" for n in numbers])
+        after = f"{self._between}{key}{self._after}"
+        tasks = ",".join([f"{self._before}{n}{after}" for n in numbers])
         return f'{{"tasks":[{tasks}]}}'.encode()
 
     def _wire(self, key: str, body: bytes) -> bytes:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.oracle.books import ENDED_STATES, SUCCEEDED, Acknowledged, Journal, SideFile
+from benchmarks.oracle.books import (
+    ENDED_STATES,
+    LABEL,
+    SUCCEEDED,
+    Acknowledged,
+    Journal,
+    SideFile,
+)
 from benchmarks.oracle.cluster import Cluster
 from benchmarks.oracle.rest import Attempts, Refused
 
@@ -21,7 +28,6 @@ BATCH_TASKS = 100
 TRICKLE_PAUSE_S = 0.05
 # Of a hundred tasks, so many start a child process, and so many may never overlap.
 BROODING, STOPPING = 2, 20
-LABEL = "oracle"
 # The highest priority.
 FIRST = 100
 _JOIN_S = 200.0

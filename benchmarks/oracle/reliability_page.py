@@ -78,8 +78,8 @@ ROWS: Mapping[str, str] = {
     "each. Then ten times as many such requests arrive in two other processes, whether those "
     "before are answered or not, over up to 8,000 connections; what finds none free is counted as "
     "arrived. Refused requests are repeated when they were told to, unanswered ones after 10 s. "
-    "Clients and cluster have half of the cores each. Requests of one task each are measured "
-    "besides, and not judged: one core cannot send ten times what a gateway on the other takes.",
+    "Clients and cluster have half of the cores each. With requests of one task each nobody here "
+    "could offer ten times the peak: one core sends no more than a gateway on the other takes.",
     "33": "An agent is told to end while its tasks run.",
     "34": "The runtime of an agent is killed each time that it is there again, until it is "
     "quarantined. Detection is until then; recovery until a probe has absolved it.",

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.oracle.books import Change, Mark, Record
+from benchmarks.oracle.books import LABEL, REQUEST, Change, Mark, Record
 from benchmarks.oracle.checker import GIVEN_UP, Expectation, Verdict, check
 from benchmarks.oracle.cluster import Cluster, fenced, until
 from benchmarks.oracle.far_network import why_no_network
-from benchmarks.oracle.load import LABEL, Load, Shape
+from benchmarks.oracle.load import Load, Shape
 from benchmarks.oracle.store_ground import Stores
 
 # Far above what the slowest fault needs; a task that is open after it is lost.
@@ -286,6 +286,7 @@ def gather(
             agent_deaths=item["agent_deaths"],
             agent=item["agent"] or "",
             result=item.get("result"),
+            request=item["labels"].get(REQUEST, ""),
         )
         for item in rest.tasks_labelled(f"{LABEL}={load.run}")
     }

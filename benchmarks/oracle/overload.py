@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.oracle.books import Acknowledged
+from benchmarks.oracle.books import ENDED_STATES, Acknowledged
+from benchmarks.oracle.cluster import until
 from benchmarks.oracle.load import Shape
 from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 
@@ -25,8 +26,8 @@ TIMES = 10
 # Of each request. With one, a gateway on one core takes on about as many requests as clients on
 # the other can send, so nobody could offer ten times that.
 TASKS = 20
-PEAK_S, PEAK_SHORT_S = 6.0, 1.0
-FLOOD_S, FLOOD_SHORT_S = 12.0, 1.5
+PEAK_S, PEAK_SHORT_S = 5.0, 1.0
+FLOOD_S, FLOOD_SHORT_S = 8.0, 1.5
 # What is measured begins when queues have filled.
 RAMP_S, RAMP_SHORT_S = 2.0, 0.2
 CALLERS = 64
@@ -38,6 +39,8 @@ LEAST_GOODPUT, MOST_REPEATS = 0.8, 0.2
 # What generators must reach for the figures to be about ten times the peak.
 LEAST_OFFERED = 8.0
 _WAIT_S = 60.0
+# A flood leaves work for minutes; also what was taken and never answered.
+_DRAINED_WITHIN_S = 300.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -68,6 +71,7 @@ class Overload(Ground):
             self._unknown = _measure(scene, strike, others)
             if not scene.short:
                 _demand_figures(strike)
+            _await_drained(scene)
             strike.healed_s = time.monotonic()
             return strike
         finally:
@@ -194,6 +198,18 @@ class Clients:
             for key, ids, sent_s, acked_s in one["accepted"]:
                 load.journal.note(Acknowledged(key, tuple(ids), sent_s, acked_s))
         return told
+
+
+def _await_drained(scene: Scene) -> None:
+    """Until no task is open, whoever knows of it; raises AssertionError when that takes long."""
+    rest = scene.cluster.rest()
+
+    def drained() -> bool:
+        states = rest.get("/v1/cluster")["tasks"] or {}
+        return not any(count for state, count in states.items() if state not in ENDED_STATES)
+
+    until(drained, "the end of all tasks", _DRAINED_WITHIN_S)
+    rest.close()
 
 
 def _settle(scene: Scene, strike: Strike, books: Books, unknown: Mapping[str, float]) -> None:

@@ -54,6 +54,7 @@ class AgentFault(Ground):
                 strike.detections_s.append(max(0.0, seen.at_s - strike.struck_s))
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
+        strike.notes |= books.resumed_after(harmed, strike.struck_s)
 
 
 def busy_agent(scene: Scene) -> str:
@@ -270,6 +271,7 @@ class AgentPaused(AgentFault):
                 strike.detections_s.append(seen.at_s - strike.struck_s)
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
+        strike.notes |= books.resumed_after(harmed, strike.struck_s)
         ends = {(m.task, m.attempt): m.at_s for m in books.marks if m.phase == "end"}
         last = {r.id: ends.get((r.id, r.attempt), 0.0) for r in books.records.values()}
         late = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 import uuid
 from collections import Counter
@@ -74,6 +75,43 @@ class Books:
     def resumed_s(self, agents: Sequence[str], at_s: float) -> list[float]:
         """For each task that ran on one of the agents at a moment and was not done by that
         execution: seconds from then until it had begun anew."""
+        return [begun_s - at_s for _, _, begun_s in self._redone(agents, at_s)]
+
+    def resumed_after(self, agents: Sequence[str], at_s: float) -> dict[str, float]:
+        """The same tasks, until they had begun anew, as notes of a run: how many, seconds after
+        the last decision about their agent before that, and after they were taken from it.
+
+        A `stop` task may be taken before it may run elsewhere; that pause is in both.
+        """
+        notes: dict[str, float] = {}
+        redone = self._redone(agents, at_s)
+        # An event has whole milliseconds.
+        since_s = at_s - 0.01
+        decided = [
+            e.at_s
+            for e in self.events
+            if e.agent in agents and e.recovery.endswith(" open") and e.at_s >= since_s
+        ]
+        waits: dict[str, list[float]] = {"decision": [], "release": []}
+        for task, attempt, begun_s in redone:
+            freed = [
+                e.at_s
+                for e in self.events
+                if e.task == task and e.attempt >= attempt and e.state == "PENDING"
+            ]
+            for what, moments in (("decision", decided), ("release", freed)):
+                before = [moment_s for moment_s in moments if since_s <= moment_s <= begun_s + 0.01]
+                if before:
+                    waits[what].append(max(0.0, begun_s - max(before)))
+        for what, seconds in waits.items():
+            if seconds:
+                notes[f"begun_after_{what}_max_s"] = max(seconds)
+                notes[f"begun_after_{what}_median_s"] = statistics.median(seconds)
+        return notes | {"begun_anew": len(redone)}
+
+    def _redone(self, agents: Sequence[str], at_s: float) -> list[tuple[str, int, float]]:
+        """Tasks that ran on one of the agents at a moment and were not done by that execution:
+        with its attempt, and when a later one began."""
         owners: dict[str, dict[int, str]] = {}
         for event in self.events:
             if event.task and event.agent:
@@ -87,16 +125,16 @@ class Books:
             and ended.get((m.task, m.attempt), at_s + 1) > at_s
             and owners.get(m.task, {}).get(m.attempt) in agents
         }
-        waits = []
-        for task, attempt in open_then:
+        redone = []
+        for task, attempt in sorted(open_then):
             later = [
-                m.at_s - at_s
+                m.at_s
                 for m in self.marks
                 if m.task == task and m.phase == "begin" and m.attempt > attempt
             ]
             if later:
-                waits.append(min(later))
-        return waits
+                redone.append((task, attempt, min(later)))
+        return redone
 
 
 @dataclass(slots=True)

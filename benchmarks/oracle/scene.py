@@ -7,7 +7,7 @@ import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,37 +77,33 @@ class Books:
         execution: seconds from then until it had begun anew."""
         return [begun_s - at_s for _, _, begun_s in self._redone(agents, at_s)]
 
-    def resumed_after(self, agents: Sequence[str], at_s: float) -> dict[str, float]:
-        """The same tasks, until they had begun anew, as notes of a run: how many, seconds after
-        the last decision about their agent before that, and after they were taken from it.
+    def resumed_after(
+        self, agents: Sequence[str], at_s: float, stop: Collection[str] = ()
+    ) -> dict[str, float]:
+        """The same tasks as notes of a run: seconds from the last decision about their agent
+        until they had begun anew.
 
-        A `stop` task may be taken before it may run elsewhere; that pause is in both.
+        Those of `stop` for themselves: whatever is decided, they may not begin elsewhere before
+        the agent has surely ended them.
         """
-        notes: dict[str, float] = {}
-        redone = self._redone(agents, at_s)
         # An event has whole milliseconds.
-        since_s = at_s - 0.01
         decided = [
             e.at_s
             for e in self.events
-            if e.agent in agents and e.recovery.endswith(" open") and e.at_s >= since_s
+            if e.agent in agents and e.recovery.endswith(" open") and e.at_s >= at_s - 0.01
         ]
-        waits: dict[str, list[float]] = {"decision": [], "release": []}
-        for task, attempt, begun_s in redone:
-            freed = [
-                e.at_s
-                for e in self.events
-                if e.task == task and e.attempt >= attempt and e.state == "PENDING"
-            ]
-            for what, moments in (("decision", decided), ("release", freed)):
-                before = [moment_s for moment_s in moments if since_s <= moment_s <= begun_s + 0.01]
-                if before:
-                    waits[what].append(max(0.0, begun_s - max(before)))
-        for what, seconds in waits.items():
+        waits: dict[str, list[float]] = {"": [], "stop_": []}
+        for task, _, begun_s in self._redone(agents, at_s):
+            before = [moment_s for moment_s in decided if moment_s <= begun_s + 0.01]
+            if before:
+                waits["stop_" if task in stop else ""].append(max(0.0, begun_s - max(before)))
+        notes: dict[str, float] = {}
+        for kind, seconds in waits.items():
             if seconds:
-                notes[f"begun_after_{what}_max_s"] = max(seconds)
-                notes[f"begun_after_{what}_median_s"] = statistics.median(seconds)
-        return notes | {"begun_anew": len(redone)}
+                notes[f"{kind}begun_after_decision"] = len(seconds)
+                notes[f"{kind}begun_after_decision_median_s"] = statistics.median(seconds)
+                notes[f"{kind}begun_after_decision_max_s"] = max(seconds)
+        return notes
 
     def _redone(self, agents: Sequence[str], at_s: float) -> list[tuple[str, int, float]]:
         """Tasks that ran on one of the agents at a moment and were not done by that execution:
@@ -151,6 +147,10 @@ class Scene:
         share = self.chance.uniform(_EARLIEST, latest)
         wanted = share * self.load.shape.tasks
         until(lambda: self.load.side.ended() >= wanted, "the moment", _MOMENT_WITHIN_S)
+
+    def stop_tasks(self) -> set[str]:
+        """Acknowledged tasks that their agent ends when it is cut off."""
+        return {i for entry in self.load.journal.entries() if entry.stop for i in entry.ids}
 
     def first_end_after_s(self, at_s: float, within_s: float = 90.0) -> float:
         """Seconds from a moment until a task that was sent after it has been done."""

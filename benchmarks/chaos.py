@@ -104,6 +104,7 @@ def _campaign(
             folder=options.folder,
             short=options.short,
             but_for=held,
+            evidence=options.evidence,
             tell=_tell,
         )
         return
@@ -118,6 +119,7 @@ def _campaign(
     words = ["--tasks", str(options.tasks), "--agents", str(options.agents)]
     words += ["--short"] if options.short else []
     words += ["--folder", str(options.folder)] if options.folder else []
+    words += ["--evidence", str(options.evidence)] if options.evidence else []
     yield from SideBySide(options.jobs, words).runs(wanted)
 
 
@@ -136,6 +138,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--folder", type=Path, help="where state directories are made")
     parser.add_argument("--results", type=Path, help="a folder that keeps the runs of each fault")
+    parser.add_argument("--evidence", type=Path, help="where logs of runs that fail are kept")
     parser.add_argument("--resume", action="store_true", help="leave out what is kept and held")
     parser.add_argument("--schedules", type=int, default=0, help="simulate so many (default 0)")
     parser.add_argument("--markdown", type=Path, help="write the page with the table there")

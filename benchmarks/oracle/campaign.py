@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import traceback
@@ -27,12 +28,14 @@ def campaign(
     folder: Path | None = None,
     short: bool = False,
     but_for: Callable[[str], Collection[int]] = lambda _: (),
+    evidence: Path | None = None,
     tell: Callable[[str], None],
 ) -> Iterator[Run]:
     """All seeds of one fault after another; a run that breaks off counts as failed.
 
     Each run has a fresh cluster: a part that dies again and again is started again ever later.
-    `but_for` gives seeds of a fault that are left out.
+    `but_for` gives seeds of a fault that are left out; into `evidence` go the logs and marks of
+    each run that did not hold.
     """
     for number in numbers:
         why_not = FAULTS[number]().why_not()
@@ -44,9 +47,19 @@ def campaign(
             else:
                 with own_folder("chaos", folder) as place:
                     run = _in_a_cluster(number, place, agents, seed, tasks, short)
+                    if evidence is not None and not run.clean:
+                        _keep(place, evidence / f"fault-{number}-seed-{seed}")
                 run.took_s = time.monotonic() - began_s
             tell(_sentence(run))
             yield run
+
+
+def _keep(folder: Path, evidence: Path) -> None:
+    shutil.rmtree(evidence, ignore_errors=True)
+    evidence.mkdir(parents=True)
+    for path in (*folder.glob("*.log"), *folder.glob("*.journal"), *folder.glob("*.marks")):
+        shutil.copy2(path, evidence)
+    shutil.copytree(folder / "state" / "logs", evidence / "logs")
 
 
 def _in_a_cluster(

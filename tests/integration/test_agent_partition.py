@@ -51,9 +51,11 @@ SKILLS = """
 """
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    made = Servers(tmp_path_factory.mktemp("parted"), schedulers=1)
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """Of each test its own: the ended agents of another would be silent together with its own, and
+    of many that fall silent at once none is given up."""
+    made = Servers(tmp_path, schedulers=1)
     yield made
     made.stop()
 

@@ -8,7 +8,7 @@ from tests.unit.scheduler.core_bench import SUCCESS, A, B, Bench, record
 from muster.domain.agent_lifecycle import AgentState, AgentWish
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId
-from muster.domain.policy import RECOVERIES
+from muster.domain.policy import RECOVERIES, Policy
 from muster.domain.task import OnDisconnect
 from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import agents, recovering, tasks
@@ -390,6 +390,25 @@ def test_a_task_that_kills_its_agent_is_dead_after_three_although_it_is_held() -
             assert poison.status.agent == A
             bench.start(poison)
     assert bench.stored[poison.id].state is TaskState.DEAD
+
+
+def test_who_was_heard_and_is_cut_off_again_keeps_its_tasks_for_ten_seconds() -> None:
+    bench = bench_of("planned")
+    task = on_a(bench)
+    falls_silent(bench)
+    assert bench.agent_state(A) is DOWN
+    assert recovering.holds(bench.state, bench.state.agents[A])
+    passes(bench, 1_000)
+    agents.heard(bench.state, A, 1, bench.now)
+    agents.disconnected(bench.state, A, 1, bench.now)
+    bench.join(B)
+    # From now on nothing is held that may be given away.
+    bench.state.policy = Policy(recovery="always_migrate")
+    passes(bench, recovering.HEARD_SINCE_MS - 1_000, B)
+    assert (task.status.agent, task.status.attempt) == (A, 1)
+    passes(bench, 1_000, B)
+    bench.settle()
+    assert (task.status.agent, task.status.attempt) == (B, 2)
 
 
 # ------------------------------------------------------------------------ many, and kept

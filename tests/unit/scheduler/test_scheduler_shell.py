@@ -63,7 +63,8 @@ class Storage:
     def stream(self, stub: Any, method: str, request: Any, **_: Any) -> Any:
         return _Stream(self.reply(method, request), endless=method == "Tail")
 
-    def rotate(self) -> None:
+    def turn_from(self, address: str, why: MusterError) -> None:
+        assert (address, passes(why)) == (self.address, True)
         self.rotations += 1
 
 

@@ -43,6 +43,9 @@ MAX_PLANS_PER_S: Final = 64
 REJOIN_MS: Final = 1_000
 # Whoever was heard this lately is on its way back, and nothing is taken from it; see `agents`.
 HEARD_MS: Final = 3_500
+# Of one that was given up and heard since, whose session broke again: as for any silence without a
+# lease, see `agents`.
+HEARD_SINCE_MS: Final = 10_000
 # How long after its horizon a recovery is followed: for tasks that wait for a place, and an agent
 # that may still come back.
 FOLLOWED_MS: Final = 10 * 60_000
@@ -161,7 +164,7 @@ def step(state: ClusterState, now: Now) -> None:
         if agent is None or _is_over(recovery, now):
             _close(state, recovery, now)
             continue
-        if recovery.back_boot_ms is not None or _is_heard(agent, now):
+        if recovery.back_boot_ms is not None or _is_heard(recovery, agent, now):
             continue
         restarting.learn_absence(state, recovery, now)
         restarting.follow_restart(state, recovery, agent, now)
@@ -338,9 +341,14 @@ def _let_go(state: ClusterState, recovery: Recovery, agent: AgentEntry, now: Now
         recovery.holding = False
 
 
-def _is_heard(agent: AgentEntry, now: Now) -> bool:
+def _is_heard(recovery: Recovery, agent: AgentEntry, now: Now) -> bool:
     """Whether its runtime speaks again: it goes on with its work, and only its lease is missing."""
-    return agent.session and now.boot_ms - agent.heard_boot_ms < HEARD_MS
+    silent_ms = now.boot_ms - agent.heard_boot_ms
+    if agent.session and silent_ms < HEARD_MS:
+        return True
+    if recovery.dead or recovery.restarting_boot_ms is not None:
+        return False
+    return agent.heard_boot_ms > recovery.began.boot_ms and silent_ms < HEARD_SINCE_MS
 
 
 def _silent_ms(recovery: Recovery, agent: AgentEntry, now: Now) -> int:

@@ -130,14 +130,14 @@ def solve(problem: Problem) -> Table:
         problem.settings,
     )
     costs = priced(own, problem.works, problem.silent_s, problem.price, problem.settings)
-    chances = _restart_chances(problem, length)
+    backs, chances = _backs(problem), _restart_chances(problem, length)
     worked, failed, on = chances
     solved = Table(
         waits=np.zeros((horizon, tries + 1, groups)),
         restarts=np.zeros((horizon, tries, length, groups), np.float32),
         ends=own,
         priced=costs,
-        away=_seconds_away(problem, chances),
+        away=_seconds_away(problem, backs, chances),
         shares=away_shares(problem.works, problem.price),
     )
     # The least cost at the next epoch: down [R + 1, G] and restarting [R, J + 1, G]; no restart
@@ -146,7 +146,7 @@ def solve(problem: Problem) -> Table:
     going = solved.moves_restarting(horizon)
     for t in range(horizon - 1, -1, -1):
         kept = problem.with_work[range_of_second(problem.silent_s + t)]
-        back, empty = _back(problem, t)[:, None], costs.empty[t + 1]
+        back, empty = backs[t][:, None], costs.empty[t + 1]
         best = back * empty + (1.0 - back) * down
         best[0] += back[0] * kept * (costs.with_work[t + 1] - empty)
         solved.waits[t] = best
@@ -163,17 +163,19 @@ def solve(problem: Problem) -> Table:
     return solved
 
 
-def _seconds_away(problem: Problem, chances: tuple[FloatArray, FloatArray, FloatArray]) -> Away:
+def _seconds_away(
+    problem: Problem, backs: FloatArray, chances: tuple[FloatArray, FloatArray, FloatArray]
+) -> Away:
     """Backward from the horizon: an agent that holds nothing waits or is restarted."""
     horizon, tries = problem.settings.horizon_s, len(problem.works_after)
     _, failed, on = (chance[..., 0] for chance in chances)
     length = on.shape[1]
-    beyond_s = np.minimum(1.0 / np.maximum(_back(problem, horizon), 1e-9), problem.later_s)
+    beyond_s = np.minimum(1.0 / np.maximum(backs[horizon], 1e-9), problem.later_s)
     down = np.repeat(beyond_s[None], horizon + 1, axis=0)
     going = np.zeros((horizon + 1, tries, length + 1)) + beyond_s[1:, None]
-    waiting = beyond_s
+    waiting, stay = beyond_s, 1.0 - backs
     for t in range(horizon - 1, -1, -1):
-        waiting = 1.0 + (1.0 - _back(problem, t)) * down[t + 1]
+        waiting = 1.0 + stay[t] * down[t + 1]
         down[t] = waiting
         down[t, -1] = min(waiting[-1], problem.later_s)
         if tries:
@@ -191,13 +193,13 @@ def seconds_held(problem: Problem) -> tuple[FloatArray, FloatArray]:
     solved = table(problem)
     horizon = solved.horizon
     tries, length = len(problem.works_after), _length(problem)
-    _, failed, on = _restart_chances(problem, length)
+    backs, (_, failed, on) = _backs(problem), _restart_chances(problem, length)
     waits = np.zeros(solved.waits.shape)
     restarts = np.zeros(solved.restarts.shape)
     down = np.zeros((tries + 1, len(problem.works)))
     going = np.zeros((tries, length + 1, len(problem.works)))
     for t in range(horizon - 1, -1, -1):
-        waits[t] = 1.0 + (1.0 - _back(problem, t)[:, None]) * down
+        waits[t] = 1.0 + (1.0 - backs[t][:, None]) * down
         restarts[t] = 1.0 + failed * down[1:, None, :] + on * going[:, 1:, :]
         cheapest = solved.waits[t].copy()
         down = waits[t].copy()
@@ -214,11 +216,12 @@ def seconds_held(problem: Problem) -> tuple[FloatArray, FloatArray]:
     return waits, restarts
 
 
-def _back(problem: Problem, t: int) -> FloatArray:
-    """[R + 1]: the chance to come back by itself in the second after epoch t."""
-    at = range_of_second(problem.silent_s + t)
-    tried = len(problem.works_after)
-    return np.array([problem.back[at], *[problem.back_later[at]] * tried])
+def _backs(problem: Problem) -> FloatArray:
+    """[horizon + 1, R + 1]: the chance to come back by itself in the second after each epoch."""
+    seconds = range(problem.settings.horizon_s + 1)
+    ranges = [range_of_second(problem.silent_s + t) for t in seconds]
+    untried, tried = np.array(problem.back)[ranges], np.array(problem.back_later)[ranges]
+    return np.stack([untried, *[tried] * len(problem.works_after)], axis=1)
 
 
 def _length(problem: Problem) -> int:

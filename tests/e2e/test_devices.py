@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,8 +76,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
             try:
                 yield cli
             finally:
-                for process in [*tree.children(recursive=True), tree]:
-                    process.kill()
+                below = tree.children(recursive=True)
+                tree.kill()
+                for process in below:
+                    # Some of these end by themselves as soon as the one above them has gone.
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
     finally:
         cli.run("down", "--state-dir", str(cli.state))
 

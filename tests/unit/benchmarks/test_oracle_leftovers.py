@@ -23,8 +23,9 @@ from benchmarks.oracle.leftovers import end_in_order, leave_if_told, own_folder
 end_in_order()
 with own_folder("chaos", Path(sys.argv[1])) as folder:
     child = subprocess.Popen(["sleep", "600"], cwd=folder)
-    print(child.pid, flush=True)
     try:
+        # From here on the test may send its signal.
+        print(child.pid, flush=True)
         time.sleep(600)
     except BaseException:
         print("told", flush=True)

@@ -21,7 +21,7 @@ from muster_scheduler.recovery.costs import (
     priced,
     worth_of_slot,
 )
-from muster_scheduler.recovery.induction import Problem, seconds_held, solve
+from muster_scheduler.recovery.induction import Problem, seconds_away, seconds_held, solve
 from muster_scheduler.recovery.posterior import RANGES_S, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
 
@@ -80,7 +80,7 @@ def next_of(
     condition, t, r, j = state
     moved = float((costs.moved if condition == "down" and r == 0 else costs.moved_dead)[t].sum())
     if action == "migrate" or t == problem.settings.horizon_s:
-        return [(1.0, moved + problem.price.away * seconds_away(problem, state))]
+        return [(1.0, moved + problem.price.away * least_away(problem, state))]
     empty = float(costs.empty[t + 1].sum())
     if action == "wait":
         back = chance_of(problem, t, r)
@@ -102,7 +102,7 @@ def next_of(
     ]
 
 
-def seconds_away(problem: Problem, state: State) -> float:
+def least_away(problem: Problem, state: State) -> float:
     """Of an agent that holds nothing: the least that waiting and restarting it lead to."""
     _, t, r, _ = state
     used_up = r == len(problem.works_after)
@@ -113,7 +113,7 @@ def seconds_away(problem: Problem, state: State) -> float:
     nothing = np.zeros((problem.settings.horizon_s + 1, 1))
     follows = (next_of(problem, Ends(*[nothing] * 4), state, action) for action in actions)
     least = 1 + min(
-        sum(p * seconds_away(problem, then) for p, then in ends if isinstance(then, tuple))
+        sum(p * least_away(problem, then) for p, then in ends if isinstance(then, tuple))
         for ends in follows
     )
     return min(least, problem.later_s) if used_up and state[0] == "down" else least
@@ -377,13 +377,13 @@ def test_an_agent_that_others_miss_is_not_risked_for_a_few_tasks() -> None:
 
 
 def test_how_long_an_agent_stays_away_is_of_its_best_care() -> None:
-    mends = solve(an_outage(works_after=(), over=(), pauses=()))
-    assert mends.away.down[0, 0] == pytest.approx(1 / 0.05)
-    never = solve(an_outage(back=(0.0,) * (len(RANGES_S) + 1), works_after=(1.0,)))
-    assert never.away.down[0, 0] == never.away.going[0, 0, 0] == pytest.approx(4.0)
-    assert never.away.down[0, 1] == MAX_WAIT_S
+    mends = seconds_away(an_outage(works_after=(), over=(), pauses=()))
+    assert mends.down[0, 0] == pytest.approx(1 / 0.05)
+    never = seconds_away(an_outage(back=(0.0,) * (len(RANGES_S) + 1), works_after=(1.0,)))
+    assert never.down[0, 0] == never.going[0, 0, 0] == pytest.approx(4.0)
+    assert never.down[0, 1] == MAX_WAIT_S
     going_on = replace(an_outage(works_after=(0.0,)), later_s=30.0)
-    assert solve(going_on).away.going[0, 0, 0] == pytest.approx(4.0 + 30.0)
+    assert seconds_away(going_on).going[0, 0, 0] == pytest.approx(4.0 + 30.0)
 
 
 def test_giving_tasks_away_does_not_bring_the_agent_back() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from muster_scheduler.recovery.backoff import longest_pause_s
 from muster_scheduler.recovery.bounds import Measures, after, before, broken
 from muster_scheduler.recovery.costs import MAX_WAIT_S, FloatArray, Price, Work, worth_of_slot
-from muster_scheduler.recovery.induction import Problem, Table, seconds_held, table
+from muster_scheduler.recovery.induction import Problem, Table, seconds_away, seconds_held, table
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.posterior import Beliefs, Beta, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
@@ -155,7 +155,7 @@ def sooner_by_restart(
     """Whether a restart now has an agent back sooner that holds nothing, than another second's wait
     and what is best then."""
     problem = _problem(failure, (), Cluster((), ()), 0, beliefs, settings, now_s)
-    away = table(problem).away
+    away = seconds_away(problem)
     return bool(problem.works_after) and bool(away.going[0, 0, 0] < away.waiting_s)
 
 

@@ -70,7 +70,7 @@ class Table:
     number r + 1 has been under way for j s: go on now, then the best. A restart ordered now has
     j = 0. `ends`: what each end costs the tasks, `priced`: and the others until then. `away` and
     `shares`: for how long an agent stays away that holds nothing, and what a second of it costs
-    [G].
+    [G]; where that is nothing, `away` is not counted and 0.
     """
 
     waits: FloatArray
@@ -87,14 +87,11 @@ class Table:
 
     def moves(self, t: int) -> FloatArray:
         """[R + 1, G]: what giving away costs at epoch t, while nobody restarts the agent."""
-        given: FloatArray = self.priced.moved_dead[t] + self.away.down[t][:, None] * self.shares
-        given[0] += self.priced.moved[t] - self.priced.moved_dead[t]
-        return given
+        return _moves(self, slice(t, t + 1))[0]
 
     def moves_restarting(self, t: int) -> FloatArray:
         """[R, J + 1, G]: the same, while restart r + 1 has been under way for j s."""
-        costs: FloatArray = self.priced.moved_dead[t] + self.away.going[t][..., None] * self.shares
-        return costs
+        return _moves_restarting(self, slice(t, t + 1))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +127,19 @@ def solve(problem: Problem) -> Table:
         problem.settings,
     )
     costs = priced(own, problem.works, problem.silent_s, problem.price, problem.settings)
-    backs, chances = _backs(problem), _restart_chances(problem, length)
-    worked, failed, on = chances
+    backs, (worked, failed, on) = _backs(problem), _restart_chances(problem, length)
     solved = Table(
         waits=np.zeros((horizon, tries + 1, groups)),
         restarts=np.zeros((horizon, tries, length, groups), np.float32),
         ends=own,
         priced=costs,
-        away=_seconds_away(problem, backs, chances),
+        away=seconds_away(problem) if problem.price.away else _uncounted(horizon, tries, length),
         shares=away_shares(problem.works, problem.price),
     )
     # The least cost at the next epoch: down [R + 1, G] and restarting [R, J + 1, G]; no restart
     # comes to the last of those seconds.
-    down = solved.moves(horizon)
-    going = solved.moves_restarting(horizon)
+    moves, moves_restarting = _moves(solved, slice(None)), _moves_restarting(solved, slice(None))
+    down, going = moves[horizon], moves_restarting[horizon].copy()
     for t in range(horizon - 1, -1, -1):
         kept = problem.with_work[range_of_second(problem.silent_s + t)]
         back, empty = backs[t][:, None], costs.empty[t + 1]
@@ -156,20 +152,39 @@ def solve(problem: Problem) -> Table:
             best[:-1] = np.minimum(best[:-1], go[:, 0])
             going[:, :-1] = go
             if problem.may_migrate:
-                np.minimum(going, solved.moves_restarting(t), out=going)
+                np.minimum(going, moves_restarting[t], out=going)
         if problem.may_migrate:
-            np.minimum(best, solved.moves(t), out=best)
+            np.minimum(best, moves[t], out=best)
         down = best
     return solved
 
 
-def _seconds_away(
-    problem: Problem, backs: FloatArray, chances: tuple[FloatArray, FloatArray, FloatArray]
-) -> Away:
+def _moves(solved: Table, epochs: slice) -> FloatArray:
+    """[epochs, R + 1, G]: what giving away costs, while nobody restarts the agent."""
+    dead = solved.priced.moved_dead[epochs]
+    given: FloatArray = dead[:, None, :] + solved.away.down[epochs][..., None] * solved.shares
+    given[:, 0] += solved.priced.moved[epochs] - dead
+    return given
+
+
+def _moves_restarting(solved: Table, epochs: slice) -> FloatArray:
+    """[epochs, R, J + 1, G]: the same, while it is restarted."""
+    dead = solved.priced.moved_dead[epochs][:, None, None, :]
+    given: FloatArray = dead + solved.away.going[epochs][..., None] * solved.shares
+    return given
+
+
+def _uncounted(horizon: int, tries: int, length: int) -> Away:
+    going = np.broadcast_to(np.float64(0.0), (horizon + 1, tries, length + 1))
+    return Away(np.zeros((horizon + 1, tries + 1)), going, 0.0)
+
+
+@lru_cache(maxsize=CACHED_TABLES)
+def seconds_away(problem: Problem) -> Away:
     """Backward from the horizon: an agent that holds nothing waits or is restarted."""
-    horizon, tries = problem.settings.horizon_s, len(problem.works_after)
-    _, failed, on = (chance[..., 0] for chance in chances)
-    length = on.shape[1]
+    horizon, tries, length = problem.settings.horizon_s, len(problem.works_after), _length(problem)
+    backs, (_, failed, on) = _backs(problem), _restart_chances(problem, length)
+    failed, on = failed[..., 0], on[..., 0]
     beyond_s = np.minimum(1.0 / np.maximum(backs[horizon], 1e-9), problem.later_s)
     down = np.repeat(beyond_s[None], horizon + 1, axis=0)
     going = np.zeros((horizon + 1, tries, length + 1)) + beyond_s[1:, None]

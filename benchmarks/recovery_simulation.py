@@ -540,4 +540,5 @@ class Simulation:
             used=tuple(len(agent.held) for agent in there),
             slots=tuple(agent.slots for agent in there),
             open_response_s=self.open_tasks * MEAN_WORK_S,
+            waiting=len(self.queue),
         )

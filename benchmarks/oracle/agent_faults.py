@@ -43,7 +43,7 @@ class AgentFault(Ground):
     def strike(self, scene: Scene) -> Strike:
         raise NotImplementedError
 
-    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
         """Detection: the first event that gives the agent up. Recovery: for each task that ran
         there, until it ran again."""
         for agent in strike.expectation.harmed:
@@ -54,6 +54,7 @@ class AgentFault(Ground):
                 strike.detections_s.append(max(0.0, seen.at_s - strike.struck_s))
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
+        strike.notes |= books.resumed_after(harmed, strike.struck_s, scene.stop_tasks())
 
 
 def busy_agent(scene: Scene) -> str:
@@ -262,7 +263,7 @@ class AgentPaused(AgentFault):
         ]
         return scene.chance.choice(holders)
 
-    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:  # noqa: ARG002
+    def judge(self, scene: Scene, strike: Strike, books: Books) -> None:
         for agent in strike.expectation.harmed:
             seen = books.first_agent_change(agent, ("DOWN",), strike.struck_s)
             strike.demand(seen is not None, f"{agent} was not given up")
@@ -270,6 +271,7 @@ class AgentPaused(AgentFault):
                 strike.detections_s.append(seen.at_s - strike.struck_s)
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
+        strike.notes |= books.resumed_after(harmed, strike.struck_s, scene.stop_tasks())
         ends = {(m.task, m.attempt): m.at_s for m in books.marks if m.phase == "end"}
         last = {r.id: ends.get((r.id, r.attempt), 0.0) for r in books.records.values()}
         late = [

@@ -66,7 +66,8 @@ class Change:
     """An event of the cluster's log, in its order. `at_s` is CLOCK_MONOTONIC of its writer.
 
     Of a task (`task` set), of an agent (`agent_state` set), of the leader, or an alarm of the
-    cluster (`why` is empty when it is over).
+    cluster (`why` is empty when it is over). `recovery`: what was decided about an agent that is
+    down, as its id, action and outcome.
     """
 
     at_s: float
@@ -80,6 +81,7 @@ class Change:
     why: str = ""
     leader: bool = False
     alarm: bool = False
+    recovery: str = ""
 
 
 class Journal:

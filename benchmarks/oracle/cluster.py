@@ -407,6 +407,7 @@ def _change(event: storage_pb2.Event, wall_minus_boot_s: float) -> Change:
         why=event.why,
         leader=event.kind == storage_pb2.EVENT_KIND_LEADER_CHANGED,
         alarm=event.kind == storage_pb2.EVENT_KIND_CLUSTER_ALARM,
+        recovery=event.note if event.kind == storage_pb2.EVENT_KIND_AGENT_RECOVERY else "",
     )
 
 

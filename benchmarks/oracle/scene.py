@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,39 @@ class Books:
     def resumed_s(self, agents: Sequence[str], at_s: float) -> list[float]:
         """For each task that ran on one of the agents at a moment and was not done by that
         execution: seconds from then until it had begun anew."""
+        return [begun_s - at_s for _, _, begun_s in self._redone(agents, at_s)]
+
+    def resumed_after(
+        self, agents: Sequence[str], at_s: float, stop: Collection[str] = ()
+    ) -> dict[str, float]:
+        """The same tasks as notes of a run: seconds from the last decision about their agent
+        until they had begun anew.
+
+        Those of `stop` for themselves: whatever is decided, they may not begin elsewhere before
+        the agent has surely ended them.
+        """
+        # An event has whole milliseconds.
+        decided = [
+            e.at_s
+            for e in self.events
+            if e.agent in agents and e.recovery.endswith(" open") and e.at_s >= at_s - 0.01
+        ]
+        waits: dict[str, list[float]] = {"": [], "stop_": []}
+        for task, _, begun_s in self._redone(agents, at_s):
+            before = [moment_s for moment_s in decided if moment_s <= begun_s + 0.01]
+            if before:
+                waits["stop_" if task in stop else ""].append(max(0.0, begun_s - max(before)))
+        notes: dict[str, float] = {}
+        for kind, seconds in waits.items():
+            if seconds:
+                notes[f"{kind}begun_after_decision"] = len(seconds)
+                notes[f"{kind}begun_after_decision_median_s"] = statistics.median(seconds)
+                notes[f"{kind}begun_after_decision_max_s"] = max(seconds)
+        return notes
+
+    def _redone(self, agents: Sequence[str], at_s: float) -> list[tuple[str, int, float]]:
+        """Tasks that ran on one of the agents at a moment and were not done by that execution:
+        with its attempt, and when a later one began."""
         owners: dict[str, dict[int, str]] = {}
         for event in self.events:
             if event.task and event.agent:
@@ -87,16 +121,16 @@ class Books:
             and ended.get((m.task, m.attempt), at_s + 1) > at_s
             and owners.get(m.task, {}).get(m.attempt) in agents
         }
-        waits = []
-        for task, attempt in open_then:
+        redone = []
+        for task, attempt in sorted(open_then):
             later = [
-                m.at_s - at_s
+                m.at_s
                 for m in self.marks
                 if m.task == task and m.phase == "begin" and m.attempt > attempt
             ]
             if later:
-                waits.append(min(later))
-        return waits
+                redone.append((task, attempt, min(later)))
+        return redone
 
 
 @dataclass(slots=True)
@@ -113,6 +147,10 @@ class Scene:
         share = self.chance.uniform(_EARLIEST, latest)
         wanted = share * self.load.shape.tasks
         until(lambda: self.load.side.ended() >= wanted, "the moment", _MOMENT_WITHIN_S)
+
+    def stop_tasks(self) -> set[str]:
+        """Acknowledged tasks that their agent ends when it is cut off."""
+        return {i for entry in self.load.journal.entries() if entry.stop for i in entry.ids}
 
     def first_end_after_s(self, at_s: float, within_s: float = 90.0) -> float:
         """Seconds from a moment until a task that was sent after it has been done."""

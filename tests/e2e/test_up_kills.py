@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,7 +31,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
 def child(cli: Cli, name: str) -> psutil.Process | None:
     """The present process of a part: its own folder and its program tell it apart."""
     parent = psutil.Process(int((cli.state / "lock").read_text()))
-    marks = {"etcd": "--name=muster", "redis": "redis-server", "agent-1": "muster.agent"}
+    marks = {"etcd": "--name=muster", "redis": "redis-server"}
+    marks |= dict.fromkeys(("agent-1", "agent-2"), "muster.agent")
     for process in parent.children():
         try:
             here = name.startswith("agent") <= (Path(process.cwd()).name == name)
@@ -53,6 +56,45 @@ def test_a_killed_process_comes_back_and_no_task_is_lost(cluster: Cli, name: str
         assert (result["exit_code"], result["stdout"]) == (0, "done\n")
     assert json.loads(cluster.at_last("submit", "echo", "--input", "7", "--wait")) == 7
     eventually(lambda: own_agents_are_ready(cluster))
+
+
+# Says when it begins and when it ends, and stays for as long as no gate is open.
+BEGUN = ["begin 1 a", "begin 1 b"]
+STAYS = """
+echo "begin $MUSTER_ATTEMPT $1" >> marks
+while [ ! -e gate ]; do sleep 0.1; done
+echo "end $MUSTER_ATTEMPT $1" >> marks
+"""
+
+
+def test_tasks_held_for_a_hung_runtime_run_again_on_it_once(cluster: Cli, tmp_path: Path) -> None:
+    """Nobody else may take them: they wait until the runtime has been killed whole and replaced."""
+    eventually(lambda: own_agents_are_ready(cluster))
+    for name in "ab":
+        argv = {"argv": ["sh", "-c", f"cd {tmp_path}\n{STAYS}", "stays", name]}
+        where = ("--constraint", "agent.id==agent-2")
+        cluster.ok("submit", "command", "--input", json.dumps(argv), *where)
+    marks = tmp_path / "marks"
+    eventually(lambda: marks.exists() and sorted(marks.read_text().split("\n")[:-1]) == BEGUN)
+    agent = child(cluster, "agent-2")
+    assert agent is not None
+    below = agent.children(recursive=True)
+    (runtime,) = (p for p in below if "muster.agent.runtime_process" in p.cmdline())
+    runtime.send_signal(signal.SIGSTOP)
+    eventually(lambda: "begin 2 a" in marks.read_text() and "begin 2 b" in marks.read_text())
+    assert alive(below) == []
+    (tmp_path / "gate").touch()
+    eventually(lambda: marks.read_text().count("end") == 2)
+    eventually(lambda: own_agents_are_ready(cluster))
+    said = sorted(marks.read_text().split("\n")[:-1])
+    assert said == [*BEGUN, "begin 2 a", "begin 2 b", "end 2 a", "end 2 b"]
+
+    def newest() -> Any:
+        found = json.loads(cluster.at_last("recoveries", "--agent", "agent-2", "--json"))["items"]
+        return found[0]
+
+    eventually(lambda: bool(newest()["outcome"] == "rerun"))
+    assert (newest()["kind"], newest()["rerun"], newest()["moved"]) == ("hung", 2, 0)
 
 
 def own_agents_are_ready(cluster: Cli) -> bool:

@@ -9,37 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Final
 
+from muster.domain.mass_failure import is_mass_failure
 from muster_monitor.findings import Finding, Severity
 
 AGENT_SUSPECTED = "agent_suspected"
 MASS_FAILURE = "mass_failure"
 # A pause that ends by itself is nobody's business; a death is told by the leader's events.
 SUSPECTED_FOR_S = 10.0
+# Suspicions of one cause come in one after the other.
+GATHER_MS: Final = 2_000
 _NAMED_AGENTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class MassSettings:
-    """Shares of the agents that this monitor hears.
-
-    A mass failure begins at `share` and is over under `recover_share`. Fewer than `least` silent
-    agents are never one; of a zone all have to be silent, and be at least `least_of_zone`.
-    """
-
-    share: float = 0.55
-    recover_share: float = 0.40
-    least: int = 3
-    least_of_zone: int = 2
-    gather_ms: int = 2_000
 
 
 class MassGuard:
     """Call `look` regularly with all suspects; it gives what is to be told."""
 
-    def __init__(self, settings: MassSettings | None = None) -> None:
-        self._settings = settings or MassSettings()
+    def __init__(self) -> None:
         # When each present suspicion was first seen, monotonic.
         self._since_ms: dict[str, int] = {}
         self._told: dict[str, Finding] = {}
@@ -70,7 +57,7 @@ class MassGuard:
                 del self._told[agent]
                 findings.append(_over(told, at_ms, "it is heard again, has left or is forgotten"))
         for agent, why in suspects.items():
-            due = now_ms - self._since_ms[agent] >= self._settings.gather_ms
+            due = now_ms - self._since_ms[agent] >= GATHER_MS
             if due and agent not in covered and agent not in self._told:
                 made = _suspected(agent, zones.get(agent, ""), why, at_ms)
                 self._told[agent] = made
@@ -85,20 +72,23 @@ class MassGuard:
     def _judge_masses(
         self, suspects: Mapping[str, str], zones: Mapping[str, str], at_ms: int
     ) -> list[Finding]:
-        settings, findings = self._settings, []
+        findings = []
         silent = Counter(zones.get(agent, "") for agent in suspects)
         all_of = Counter(zones.values())
         everybody = len(zones)
-        whole = everybody > 0 and len(suspects) >= settings.least
-        share = len(suspects) / everybody if everybody else 0.0
-        bound = settings.recover_share if "" in self._masses else settings.share
-        wanted = {"": len(suspects)} if whole and share >= bound else {}
+        whole = is_mass_failure(
+            len(suspects), everybody, of_zone=False, standing="" in self._masses
+        )
+        wanted = {"": len(suspects)} if whole else {}
         # One zone that has no neighbour is the cluster itself.
         if len(all_of) > 1 and "" not in wanted:
             wanted = {
                 zone: count
                 for zone, count in silent.items()
-                if zone and count == all_of[zone] and count >= settings.least_of_zone
+                if zone
+                and is_mass_failure(
+                    count, all_of[zone], of_zone=True, standing=zone in self._masses
+                )
             }
         for zone in [zone for zone in self._masses if zone not in wanted]:
             over = self._masses.pop(zone)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muster_monitor.findings import Finding, Severity
-from muster_monitor.mass_failure import AGENT_SUSPECTED, MASS_FAILURE, MassGuard, MassSettings
+from muster_monitor.mass_failure import AGENT_SUSPECTED, GATHER_MS, MASS_FAILURE, MassGuard
 
 ZONES = {f"a{i}": "north" for i in range(6)} | {f"b{i}": "south" for i in range(4)}
 
@@ -93,8 +93,11 @@ def test_all_of_a_zone_is_one_finding_beside_single_ones() -> None:
     cluster.look("b0", "b1", "b2", "b3", "a0", seconds=5)
     assert cluster.told() == ["a0", "south"]
     assert {f.rule for f in cluster.standing.values()} == {AGENT_SUSPECTED, MASS_FAILURE}
-    cluster.look("b0", "b1", "b2", "a0", seconds=5)
-    assert cluster.told() == ["a0", "b0", "b1", "b2"]
+    # More than it takes to end.
+    cluster.look("b0", "b1", "a0", seconds=5)
+    assert cluster.told() == ["a0", "south"]
+    cluster.look("b0", "a0", seconds=5)
+    assert cluster.told() == ["a0", "b0"]
 
 
 def test_few_agents_are_no_mass() -> None:
@@ -104,6 +107,8 @@ def test_few_agents_are_no_mass() -> None:
     single = Cluster({"x": "north", "y": "south", "z": "south"})
     single.look("x", seconds=5)
     assert single.told() == ["x"]
+    single.look("y", "z", seconds=5)
+    assert single.told() == ["y", "z"]
 
 
 def test_a_cluster_of_one_zone_is_judged_as_a_whole() -> None:
@@ -124,7 +129,7 @@ def test_every_suspect_is_told_once_by_itself_or_by_a_mass(
     cluster = Cluster(named)
     for suspects in looks:
         # Longer than suspicions are held back.
-        cluster.look(*sorted(suspects), seconds=1 + MassSettings().gather_ms // 1000)
+        cluster.look(*sorted(suspects), seconds=1 + GATHER_MS // 1000)
         covered = "" in cluster.guard.masses
         alone = {f.labels["agent"] for f in cluster.standing.values() if "agent" in f.labels}
         massed = {a for a in suspects if covered or named[a] in cluster.guard.masses}

@@ -187,6 +187,21 @@ def test_a_start_that_is_not_known_says_why() -> None:
     assert start_of(bench, never) == (None, "no agent could take it, even one without work")
 
 
+def test_agents_that_get_no_work_are_named_where_they_could_take_it() -> None:
+    bench = Bench()
+    bench.join(A, cpu=4_000)
+    bench.join(B, cpu=1_000)
+    for ident in (A, B):
+        agents.set_wish(bench.state, ident, AgentWish.CORDON, bench.now)
+    waiting = bench.admit(resources=HALF)
+    said = "the agents that could take it get no work: 1 × cordoned"
+    assert start_of(bench, waiting) == (None, said)
+    never = bench.admit(resources=ResourceVector.of({"cpu": 9_000}))
+    assert start_of(bench, never) == (None, "no agent could take it, even one without work")
+    unknown = bench.admit(skill="vision")
+    assert start_of(bench, unknown) == (None, "no agent could take it, even one without work")
+
+
 def test_services_do_not_end() -> None:
     bench = Bench()
     bench.join(A, cpu=2_000)

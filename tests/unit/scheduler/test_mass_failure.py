@@ -8,18 +8,11 @@ from tests.unit.scheduler.core_bench import Bench
 
 from muster.domain.agent_lifecycle import AgentState
 from muster.domain.ids import AgentId
+from muster.domain.mass_failure import LEAST_SILENT, MASS_SHARE, OVER_SHARE
 from muster.domain.task_lifecycle import TaskState
 from muster_scheduler.core import agents
 from muster_scheduler.core.agents import SILENT_AND_LEASELESS_MS, SILENT_MS
-from muster_scheduler.core.mass_failure import (
-    LEAST_SILENT,
-    MASS_SHARE,
-    OVER_SHARE,
-    TOGETHER_MS,
-    WHOLE_CLUSTER,
-    MassFailure,
-    Seen,
-)
+from muster_scheduler.core.mass_failure import TOGETHER_MS, WHOLE_CLUSTER, MassFailure, Seen
 from muster_scheduler.core.overdue import UNSTARTED_MS
 
 

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muster_scheduler.recovery.costs import Ends, Work, ends, loads
-from muster_scheduler.recovery.induction import Problem, seconds_held, solve
+from muster_scheduler.recovery.costs import (
+    MAX_WAIT_S,
+    Ends,
+    Price,
+    Work,
+    ends,
+    loads,
+    priced,
+    worth_of_slot,
+)
+from muster_scheduler.recovery.induction import Problem, seconds_away, seconds_held, solve
 from muster_scheduler.recovery.posterior import RANGES_S, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
 
@@ -48,12 +57,20 @@ def problems(draw: st.DrawFn, horizon: int | None = None, groups: int = 1) -> Pr
         dead=dead,
         may_migrate=draw(st.booleans()),
         back=tuple(draw(chances()) for _ in range(ranges)),
+        back_later=tuple(draw(chances()) for _ in range(ranges)),
         with_work=tuple(0.0 if dead else draw(chances()) for _ in range(ranges)),
         works_after=tuple(draw(chances()) for _ in range(tries)),
         over=(*(draw(chances()) for _ in range(draw(st.integers(0, 2)))), 1.0) if tries else (),
         pauses=tuple(draw(st.integers(0, 1)) for _ in range(tries)),
         settings=RecoverySettings(horizon_s=horizon),
+        later_s=draw(st.floats(1, MAX_WAIT_S)),
+        price=draw(st.builds(Price, st.floats(0, 3), st.floats(0, 200))),
     )
+
+
+def chance_of(problem: Problem, t: int, r: int) -> float:
+    """Back by itself within the second after t, r restarts tried."""
+    return (problem.back_later if r else problem.back)[range_of_second(problem.silent_s + t)]
 
 
 def next_of(
@@ -63,10 +80,10 @@ def next_of(
     condition, t, r, j = state
     moved = float((costs.moved if condition == "down" and r == 0 else costs.moved_dead)[t].sum())
     if action == "migrate" or t == problem.settings.horizon_s:
-        return [(1.0, moved)]
+        return [(1.0, moved + problem.price.away * least_away(problem, state))]
     empty = float(costs.empty[t + 1].sum())
     if action == "wait":
-        back = problem.back[range_of_second(problem.silent_s + t)]
+        back = chance_of(problem, t, r)
         kept = problem.with_work[range_of_second(problem.silent_s + t)] if r == 0 else 0.0
         return [
             (back * kept, float(costs.with_work[t + 1].sum())),
@@ -83,6 +100,23 @@ def next_of(
         (over_now * (1 - worked), ("down", t + 1, r, 0)),
         (1 - over_now, ("restarting", t + 1, r, j + 1)),
     ]
+
+
+def least_away(problem: Problem, state: State) -> float:
+    """Of an agent that holds nothing: the least that waiting and restarting it lead to."""
+    _, t, r, _ = state
+    used_up = r == len(problem.works_after)
+    if t == problem.settings.horizon_s:
+        chance = chance_of(problem, t, r)
+        return min(problem.later_s, 1 / chance if chance else MAX_WAIT_S)
+    actions = [action for action in actions_in(problem, state) if action != "migrate"]
+    nothing = np.zeros((problem.settings.horizon_s + 1, 1))
+    follows = (next_of(problem, Ends(*[nothing] * 4), state, action) for action in actions)
+    least = 1 + min(
+        sum(p * least_away(problem, then) for p, then in ends if isinstance(then, tuple))
+        for ends in follows
+    )
+    return min(least, problem.later_s) if used_up and state[0] == "down" else least
 
 
 def actions_in(problem: Problem, state: State) -> list[str]:
@@ -120,14 +154,9 @@ def cost_of(problem: Problem, costs: Ends, policy: Policy, state: State) -> floa
 
 
 def costs_of(problem: Problem) -> Ends:
-    return ends(
-        problem.works,
-        problem.silent_s,
-        problem.free,
-        problem.capacity,
-        problem.dead,
-        problem.settings,
-    )
+    works, silent_s, defaults = problem.works, problem.silent_s, problem.settings
+    own = ends(works, silent_s, problem.free, problem.capacity, problem.dead, defaults)
+    return priced(own, works, silent_s, problem.price, defaults)
 
 
 def value(problem: Problem, t: int = 0) -> float:
@@ -137,7 +166,7 @@ def value(problem: Problem, t: int = 0) -> float:
     if problem.works_after:
         options.append(float(table.restarts[t, 0, 0].sum()))
     if problem.may_migrate:
-        options.append(float(table.ends.moved[t].sum()))
+        options.append(float(table.moves(t)[0].sum()))
     return min(options)
 
 
@@ -200,10 +229,13 @@ def test_less_spare_capacity_never_makes_migrating_cheaper(
 @settings(max_examples=40, deadline=None)
 @given(problems(groups=3))
 def test_groups_are_solved_as_if_each_were_alone(problem: Problem) -> None:
-    """But for the load that the groups before put on the others, which is in its own costs."""
+    """But for the load that the groups before put on the others, which is in its own costs. What
+    the agent's absence costs is divided among them by tasks."""
     together = solve(replace(problem, capacity=10**9, free=10**9))
+    tasks = sum(work.tasks for work in problem.works)
     for index, work in enumerate(problem.works):
-        alone = solve(replace(problem, works=(work,), capacity=10**9, free=10**9))
+        share = replace(problem.price, away=problem.price.away * work.tasks / tasks)
+        alone = solve(replace(problem, works=(work,), capacity=10**9, free=10**9, price=share))
         assert together.waits[..., index] == pytest.approx(alone.waits[..., 0], rel=1e-6)
         assert together.restarts[..., index] == pytest.approx(alone.restarts[..., 0], rel=1e-5)
 
@@ -211,8 +243,12 @@ def test_groups_are_solved_as_if_each_were_alone(problem: Problem) -> None:
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_costs_and_seconds_lie_within_what_is_thinkable(problem: Problem) -> None:
+    tasks = sum(work.tasks for work in problem.works)
+    worth = replace(problem.price, away=problem.price.away + problem.price.slot * tasks)
+    problem = replace(problem, price=worth)
     table = solve(problem)
-    dearest = max(float(table.ends.moved.max()), float(table.ends.empty.max()))
+    longest = worth.away * (problem.settings.horizon_s + MAX_WAIT_S)
+    dearest = max(float(table.priced.moved.max()), float(table.priced.empty.max())) + longest
     assert (table.waits >= -1e-6).all()
     assert (table.waits <= dearest * (1 + 1e-5) + 1e-6).all()
     left = problem.settings.horizon_s - np.arange(problem.settings.horizon_s)
@@ -251,6 +287,7 @@ def test_tasks_are_held_until_the_expected_return() -> None:
         dead=False,
         may_migrate=True,
         back=(0.5,) * (len(RANGES_S) + 1),
+        back_later=(0.5,) * (len(RANGES_S) + 1),
         with_work=(1.0,) * (len(RANGES_S) + 1),
         works_after=(),
         over=(),
@@ -272,6 +309,7 @@ def test_who_is_given_away_a_second_later_is_held_for_one() -> None:
         dead=False,
         may_migrate=True,
         back=(0.0,) * (len(RANGES_S) + 1),
+        back_later=(0.0,) * (len(RANGES_S) + 1),
         with_work=(0.0,) * (len(RANGES_S) + 1),
         works_after=(0.0, 0.0),
         over=(0.5, 1.0),
@@ -295,6 +333,7 @@ def test_a_stop_task_is_given_away_once_its_fence_has_gone() -> None:
         dead=False,
         may_migrate=True,
         back=(0.0,) * (len(RANGES_S) + 1),
+        back_later=(0.0,) * (len(RANGES_S) + 1),
         with_work=(0.0,) * (len(RANGES_S) + 1),
         works_after=(),
         over=(),
@@ -302,6 +341,75 @@ def test_a_stop_task_is_given_away_once_its_fence_has_gone() -> None:
         settings=RecoverySettings(horizon_s=30),
     )
     table = solve(stop)
+    assert table.moves(3)[0] == pytest.approx([15.0], abs=1e-3)
     assert table.ends.moved[:4, 0] == pytest.approx([15.0, 15.0, 15.0, 15.0], abs=1e-3)
     assert table.ends.moved[4, 0] == pytest.approx(16.0, abs=1e-3)
     assert table.waits[:4, 0, 0] == pytest.approx([15.0, 15.0, 15.0, 16.0], abs=1e-3)
+
+
+def an_outage(**changed: object) -> Problem:
+    """A hung agent whose work is surely lost, which mends within 20 s in the mean."""
+    hung = Problem(
+        works=(Work(2, 0.0, 20.0, False),),
+        silent_s=10.0,
+        free=0,
+        capacity=100,
+        dead=False,
+        may_migrate=True,
+        back=(0.05,) * (len(RANGES_S) + 1),
+        back_later=(0.0,) * (len(RANGES_S) + 1),
+        with_work=(0.0,) * (len(RANGES_S) + 1),
+        works_after=(0.5,),
+        over=(0.0, 0.0, 0.0, 1.0),
+        pauses=(0,),
+        settings=RecoverySettings(),
+    )
+    return replace(hung, **changed)  # type: ignore[arg-type]
+
+
+def test_an_agent_that_others_miss_is_not_risked_for_a_few_tasks() -> None:
+    """A restart that fails ends what would have mended, and then nothing brings the agent back."""
+    likely, far = (0.7,), RecoverySettings(move_s=30.0, slowdown=0.0)
+    alone = solve(an_outage(works_after=likely, settings=far, free=100))
+    missed = solve(an_outage(works_after=likely, settings=far, free=100, price=Price(away=5.0)))
+    assert alone.restarts[0, 0, 0, 0] < alone.waits[0, 0, 0]
+    assert missed.restarts[0, 0, 0, 0] > missed.waits[0, 0, 0]
+
+
+def test_how_long_an_agent_stays_away_is_of_its_best_care() -> None:
+    mends = seconds_away(an_outage(works_after=(), over=(), pauses=()))
+    assert mends.down[0, 0] == pytest.approx(1 / 0.05)
+    never = seconds_away(an_outage(back=(0.0,) * (len(RANGES_S) + 1), works_after=(1.0,)))
+    assert never.down[0, 0] == never.going[0, 0, 0] == pytest.approx(4.0)
+    assert never.down[0, 1] == MAX_WAIT_S
+    going_on = replace(an_outage(works_after=(0.0,)), later_s=30.0)
+    assert seconds_away(going_on).going[0, 0, 0] == pytest.approx(4.0 + 30.0)
+
+
+def test_giving_tasks_away_does_not_bring_the_agent_back() -> None:
+    """Waiting, restarting and giving away alike pay for the time that it is missed."""
+    free_of_charge, missed = (solve(an_outage(price=Price(away=a))) for a in (0.0, 7.0))
+    for t in (0, 60, 120):
+        dearer = missed.moves(t) - free_of_charge.moves(t)
+        assert dearer[:, 0] == pytest.approx(7.0 * (10.0 + t + missed.away.down[t]))
+    empty = missed.priced.empty - missed.ends.empty
+    assert empty[:, 0] == pytest.approx(7.0 * (10.0 + np.arange(121)))
+
+
+def test_work_that_others_would_have_to_do_again_is_worth_a_wait() -> None:
+    """Of two tasks that ran for 30 s and went on for 10, where a second of a slot is worth 3."""
+    works = (Work(2, 30.0, 1e6, False),)
+    own = ends(works, 10.0, 0, 100, False, RecoverySettings())
+    costs = priced(own, works, 10.0, Price(3.0, 0.0), RecoverySettings())
+    assert costs.empty[0, 0] - own.empty[0, 0] == pytest.approx(3.0 * 2 * 30.0)
+    assert costs.moved[0, 0] - own.moved[0, 0] == pytest.approx(3.0 * 2 * 30.0)
+    went_on = costs.with_work[0, 0] - own.with_work[0, 0]
+    assert went_on == pytest.approx(-3.0 * 2 * 10.0, rel=1e-4)
+
+
+def test_a_slot_is_worth_what_those_lose_who_wait_and_those_who_share() -> None:
+    defaults = RecoverySettings(knee=0.5, slowdown=0.5)
+    assert worth_of_slot(0, 40, 100, defaults) == 0.0
+    assert worth_of_slot(300, 40, 100, defaults) == 3.0
+    # The last task is slowed by half, and slows each of the others by a 120th more.
+    assert worth_of_slot(240, 119, 120, defaults) == pytest.approx(2.0 + 0.5 + 119 / 120)

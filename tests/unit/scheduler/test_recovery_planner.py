@@ -244,6 +244,47 @@ def test_measures_are_those_of_placement_for_equal_agents() -> None:
     assert math.isclose(was.B, math.sqrt((0.25**2 + 0.25**2 + 0) / 3))
 
 
+# ------------------------------------------------------------------ what the others lose
+
+
+def test_young_tasks_run_elsewhere_at_once_and_old_ones_are_held_for_a_reason_that_is_said() -> (
+    None
+):
+    """Of an agent behind which nobody knows what is: nothing of it was ever seen."""
+    for age in (0.0, 5.0, 20.0):
+        assert chosen(failure(UNREACHABLE, ages=(age,) * 6)).action is Action.MIGRATE
+    held = chosen(failure(UNREACHABLE, ages=(400.0,) * 6))
+    assert held.action is Action.WAIT
+    shown = held.to_plain()
+    assert shown["expected_cost_task_s"] < shown["alternatives"]["migrate"]
+    assert shown["evidence"]["returns_seen"] == 0.0
+    assert "it comes back by itself within 30 s with" in held.sentence()
+
+
+def test_work_is_not_thrown_away_while_others_wait_for_slots() -> None:
+    full = (8,) * 10
+    cut_off = failure(UNREACHABLE, ages=(40.0,) * 4)
+    without, queued = (Cluster(full, full, 1_000.0, waiting=n) for n in (0, 500))
+    assert chosen(cut_off, without, slowdown=0.0, move_s=0.0).action is Action.MIGRATE
+    patient = chosen(cut_off, queued, slowdown=0.0, move_s=0.0)
+    assert patient.action is Action.WAIT
+    assert patient.to_plain()["evidence"]["slot_second_worth"] == pytest.approx(500 / 88, rel=0.1)
+    # Beside free slots they wait for something else.
+    beside = Cluster((7,) * 10, (8,) * 10, 1_000.0, waiting=500)
+    shown = chosen(cut_off, beside, slowdown=0.0).to_plain()
+    assert shown["evidence"]["slot_second_worth"] == 0.0
+
+
+def test_what_others_lose_is_no_part_of_the_patience_of_the_ski_rental_rule() -> None:
+    """The plan to which it is compared must not change with what `planned` counts."""
+    alone, queued = (
+        chosen(failure(UNREACHABLE), Cluster((8,) * 10, (8,) * 10, waiting=waiting)).assessment
+        for waiting in (0, 500)
+    )
+    assert queued.slot_worth > alone.slot_worth
+    assert (queued.moved_now, queued.untouched) == (alone.moved_now, alone.untouched)
+
+
 # ---------------------------------------------------------------------- several at once
 
 

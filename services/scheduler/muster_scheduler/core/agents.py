@@ -18,12 +18,13 @@ from muster.domain.agent import AgentRecord
 from muster.domain.agent_lifecycle import TRANSITIONS, AgentEvent, AgentState, AgentWish
 from muster.domain.errors import InvalidInput
 from muster.domain.ids import AgentId, TaskId
+from muster.domain.mass_failure import LEAST_SILENT
 from muster.domain.task import OnDisconnect, Wish
 from muster.domain.task_lifecycle import HELD_STATES
 from muster_scheduler.core import drains, overdue, quarantine, recovering, tasks
 from muster_scheduler.core.deadlines import STOP_GIVEN_AWAY_MS
 from muster_scheduler.core.health import Blame
-from muster_scheduler.core.mass_failure import LEAST_SILENT, Seen
+from muster_scheduler.core.mass_failure import Seen
 from muster_scheduler.core.records import NOBODY, AgentEntry, AttemptRef, Evidence, Now, OpenTask
 from muster_scheduler.core.state import ClusterState
 from muster_scheduler.core.suspects import charged, judge_kept

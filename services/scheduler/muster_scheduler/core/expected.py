@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -22,6 +22,8 @@ from muster.domain.task import Lifetime
 from muster_scheduler.core.foretelling import elapsed_s, expected_run_s
 from muster_scheduler.core.records import Now, OpenTask
 from muster_scheduler.core.state import ClusterState
+from muster_scheduler.placement.classes import Demand
+from muster_scheduler.placement.explain import why_not_meant
 from muster_scheduler.placement.snapshot import Snapshot
 
 # Together they bound the rehearsal to some tens of milliseconds, beyond it nothing is foretold.
@@ -53,7 +55,7 @@ def expected_start(state: ClusterState, task: OpenTask, now: Now) -> ExpectedSta
         large &= snapshot.capacity[rows, column] >= amount
     rows = rows[large]
     if not rows.size:
-        return ExpectedStart(None, "no agent could take it, even one without work")
+        return ExpectedStart(None, _nowhere(state, task, snapshot, wanted))
     at = {row: index for index, row in enumerate(rows.tolist())}
     ends = _ends(state, snapshot, at, now)
     if ends is None:
@@ -81,6 +83,22 @@ def expected_start(state: ClusterState, task: OpenTask, now: Now) -> ExpectedSta
     if unknown:
         return ExpectedStart(None, f"it is not known how long {_tasks(unknown)} before it will run")
     return ExpectedStart(None, "what runs will not make enough room")
+
+
+def _nowhere(state: ClusterState, task: OpenTask, snapshot: Snapshot, wanted: Demand) -> str:
+    """Why no agent that gets work could ever take it: those that could get none, or there are
+    none. Looks at every agent."""
+    task_class = state.classes[task.plain_class_id]
+    barred: Counter[str] = Counter()
+    for row in np.flatnonzero(snapshot.alive & ~snapshot.placeable).tolist():
+        large = all(snapshot.capacity[row, column] >= least for column, least in wanted.columns)
+        meant = why_not_meant(snapshot, task_class, row) is None
+        if large and meant and not wanted.missing:
+            barred[snapshot.why_not[row]] += 1
+    if not barred:
+        return "no agent could take it, even one without work"
+    reasons = ", ".join(f"{count} × {why}" for why, count in barred.items())
+    return f"the agents that could take it get no work: {reasons}"
 
 
 def _tasks(count: int) -> str:

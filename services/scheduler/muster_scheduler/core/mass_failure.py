@@ -14,13 +14,8 @@ from typing import Final
 import msgspec
 
 from muster.domain.ids import AgentId
+from muster.domain.mass_failure import is_mass_failure
 
-# Of all agents; Kubernetes' share.
-MASS_SHARE: Final = 0.55
-# Below this share of silent ones it is over; lower, so that it does not come and go.
-OVER_SHARE: Final = 0.40
-# Fewer agents than this may well die by themselves.
-LEAST_SILENT: Final = 3
 # They fail together when they fall silent within so long.
 TOGETHER_MS: Final = 60_000
 # The label by which agents are of a zone.
@@ -83,12 +78,12 @@ class MassFailure:
         """Why these are spared; empty when they are not."""
         silent = [one.silent_since_ms for one in members if one.silent_since_ms is not None]
         if zone in self.zones:
-            return self.zones[zone] if len(silent) > OVER_SHARE * len(members) else ""
+            goes_on = is_mass_failure(len(silent), len(members), of_zone=bool(zone), standing=True)
+            return self.zones[zone] if goes_on else ""
         lately = [since for since in silent if now_ms - since <= TOGETHER_MS]
         # Those that had been silent before are not part of it.
         members_count = len(members) - (len(silent) - len(lately))
-        share = 1.0 if zone else MASS_SHARE
-        if len(lately) < LEAST_SILENT or len(lately) < share * members_count:
+        if not is_mass_failure(len(lately), members_count, of_zone=bool(zone), standing=False):
             return ""
         seconds = (now_ms - min(lately)) // 1000
         return (

@@ -80,4 +80,5 @@ def cluster_of(state: ClusterState, tasks: list[OpenTask]) -> Cluster:
         open_response_s=state.recoveries.open_response_s,
         able_free=int(free[able].sum()),
         able_slots=int(slots[able].sum()),
+        waiting=len(state.queue),
     )

@@ -31,7 +31,9 @@ def explain(snapshot: Snapshot, task_class: TaskClass, free: IntArray | None = N
     left = []
     alive = np.flatnonzero(snapshot.alive).tolist()
     for row in alive:
-        reason = _why_not_eligible(snapshot, task_class, row)
+        reason = why_not_meant(snapshot, task_class, row)
+        if reason is None and not snapshot.placeable[row]:
+            reason = snapshot.why_not[row]
         if reason is None:
             left.append(row)
         else:
@@ -41,7 +43,8 @@ def explain(snapshot: Snapshot, task_class: TaskClass, free: IntArray | None = N
     return Unplaceable(dict(counts), agents=len(alive))
 
 
-def _why_not_eligible(snapshot: Snapshot, task_class: TaskClass, row: int) -> str | None:
+def why_not_meant(snapshot: Snapshot, task_class: TaskClass, row: int) -> str | None:
+    """Why the class is not for this agent, whether that gets work or has room; None = it is."""
     if task_class.skill not in snapshot.skills[row]:
         return "skill"
     unmet = first_unmet(task_class.constraints, snapshot, row)
@@ -52,7 +55,7 @@ def _why_not_eligible(snapshot: Snapshot, task_class: TaskClass, row: int) -> st
     for spread in task_class.spread:
         if snapshot.crowds.get(spread.group, {}).get(row, 0) >= spread.most:
             return str(spread)
-    return None if snapshot.placeable[row] else snapshot.why_not[row]
+    return None
 
 
 def _shortages(

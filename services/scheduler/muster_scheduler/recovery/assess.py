@@ -13,8 +13,8 @@ import numpy as np
 
 from muster_scheduler.recovery.backoff import longest_pause_s
 from muster_scheduler.recovery.bounds import Measures, after, before, broken
-from muster_scheduler.recovery.costs import FloatArray, Work
-from muster_scheduler.recovery.induction import Problem, Table, seconds_held, table
+from muster_scheduler.recovery.costs import MAX_WAIT_S, FloatArray, Price, Work, worth_of_slot
+from muster_scheduler.recovery.induction import Problem, Table, seconds_away, seconds_held, table
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.posterior import Beliefs, Beta, range_of_second
 from muster_scheduler.recovery.settings import RecoverySettings
@@ -59,7 +59,8 @@ class Assessment:
 
     `restart`: the posterior of a restart; None where none is offered. `back_soon`: the chance
     that it comes back by itself within SAID_AHEAD_S, `back_seen` on how many outcomes of its own
-    that rests. `free` of `capacity` slots elsewhere were counted on.
+    that rests. `free` of `capacity` slots elsewhere were counted on. `slot_worth`: w of the page.
+    `moved_now` and `untouched`: what giving all away now, and its return now, cost its tasks alone.
     """
 
     failure: Failure
@@ -72,6 +73,7 @@ class Assessment:
     back_seen: float
     free: int
     capacity: int
+    slot_worth: float
     moved_now: float
     untouched: float
 
@@ -124,7 +126,8 @@ def assess(
     )
     t = min(failure.epoch, solved.horizon)
     alive = solved.ends.with_work if not problem.dead else solved.ends.empty
-    back = beliefs.back(failure.agent, failure.kind, now_s)
+    kind = FailureKind.DIED if failure.tried else failure.kind
+    back = beliefs.back(failure.agent, kind, now_s)
     return Assessment(
         failure=failure,
         groups=groups,
@@ -140,9 +143,20 @@ def assess(
         back_seen=sum(beta.seen for beta in beliefs.with_work(failure.agent, failure.kind, now_s)),
         free=free,
         capacity=cluster.capacity,
-        moved_now=total,
+        slot_worth=problem.price.slot,
+        moved_now=float(solved.ends.moved[t].sum()),
         untouched=float(alive[t].sum()),
     )
+
+
+def sooner_by_restart(
+    failure: Failure, beliefs: Beliefs, settings: RecoverySettings, now_s: float
+) -> bool:
+    """Whether a restart now has an agent back sooner that holds nothing, than another second's wait
+    and what is best then."""
+    problem = _problem(failure, (), Cluster((), ()), 0, beliefs, settings, now_s)
+    away = seconds_away(problem)
+    return bool(problem.works_after) and bool(away.going[0, 0, 0] < away.waiting_s)
 
 
 def _problem(
@@ -161,10 +175,18 @@ def _problem(
     offered = min(settings.tries - failure.tried, failure.restarts_left)
     tries = max(0, offered) + under_way if failure.can_restart else 0
     restart = beliefs.restart(agent, kind, now_s)
+    # What hung is killed before it is started anew, and mends no more.
+    later = _chances(beliefs.back(agent, FailureKind.DIED, now_s))
     over: tuple[float, ...] = ()
+    shares = beliefs.restart_seconds(kind, settings.restart_deadline_s, now_s)
     if tries:
-        shares = beliefs.restart_seconds(kind, settings.restart_deadline_s, now_s)
         over = _hazards(shares)
+    later_s = MAX_WAIT_S
+    if failure.can_restart and failure.restarts_left > max(0, offered):
+        # Whoever cares for an agent without tasks goes on for as long as the hourly budget lets.
+        each_s = sum(second * share for second, share in enumerate(shares, 1))
+        each_s += longest_pause_s(failed + tries, settings) / 2.0
+        later_s = min(MAX_WAIT_S, stepped(each_s / restart.after_failures(tries)))
     return Problem(
         works=tuple(
             Work(
@@ -180,7 +202,8 @@ def _problem(
         capacity=stepped_count(cluster.capacity),
         dead=dead,
         may_migrate=True,
-        back=tuple(min(1.0, stepped(beta.mean)) for beta in beliefs.back(agent, kind, now_s)),
+        back=later if failure.tried else _chances(beliefs.back(agent, kind, now_s)),
+        back_later=later,
         with_work=tuple(
             0.0 if dead else round(beta.mean, 2) for beta in beliefs.with_work(agent, kind, now_s)
         ),
@@ -188,7 +211,24 @@ def _problem(
         over=over,
         pauses=tuple(math.ceil(longest_pause_s(failed + r, settings) / 2.0) for r in range(tries)),
         settings=settings,
+        price=_price(failure, cluster, settings),
+        later_s=later_s,
     )
+
+
+def _price(failure: Failure, cluster: Cluster, settings: RecoverySettings) -> Price:
+    """What the others lose by the agent's absence; who waits beside free slots waits not for it."""
+    held = len(failure.tasks)
+    slots = max(failure.slots, held)
+    busy = cluster.capacity - cluster.free + held
+    waiting = 0 if cluster.free else cluster.waiting
+    slot = stepped(worth_of_slot(waiting, busy, cluster.capacity + slots, settings))
+    # Tasks are counted in steps of 10%: rounded up, none is worth more than its slot.
+    return Price(slot, slot * math.ceil(slots * 1.05))
+
+
+def _chances(back: tuple[Beta, ...]) -> tuple[float, ...]:
+    return tuple(min(1.0, stepped(beta.mean)) for beta in back)
 
 
 def _hazards(shares: list[float]) -> tuple[float, ...]:
@@ -237,7 +277,11 @@ def _idle_s(failure: Failure, problem: Problem, action: Action) -> FloatArray:
 
 def _moving(failure: Failure, solved: Table) -> FloatArray:
     """What giving each group away now costs."""
-    costs: FloatArray = solved.ends.moved[min(failure.epoch, solved.horizon)]
+    t = min(failure.epoch, solved.horizon)
+    costs: FloatArray = solved.moves(t)[0]
+    if failure.restarting_s is not None and solved.restarts.shape[1]:
+        j = min(failure.restarting_s, solved.restarts.shape[2] - 1)
+        costs = solved.moves_restarting(t)[0, j]
     return costs
 
 

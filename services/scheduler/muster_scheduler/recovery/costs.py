@@ -67,6 +67,58 @@ def ends(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the others lose, task-seconds: docs/recovery.md, "What the others lose".
+
+    `slot`: by one second of one slot (w). `away`: by one second without the agent (a), at least
+    `slot` for each of its tasks.
+    """
+
+    slot: float = 0.0
+    away: float = 0.0
+
+
+NOTHING: Final = Price()
+
+
+def worth_of_slot(waiting: int, busy: int, slots: int, settings: RecoverySettings) -> float:
+    """Task-seconds that one second of one slot more or less makes, of a cluster of `slots` with
+    `busy` in use, where `waiting` tasks find none free."""
+    slots = max(1, slots)
+    slower = _slowed(busy + 1, slots, settings) - _slowed(busy, slots, settings)
+    return waiting / slots + slower
+
+
+def priced(
+    own: Ends, works: tuple[Work, ...], silent_s: float, cost: Price, settings: RecoverySettings
+) -> Ends:
+    """The ends with what the others lose until then.
+
+    What they lose after an agent is given up, for as long as it stays away, is not in it.
+    """
+    count = np.array([work.tasks for work in works], np.float64)
+    age = np.array([work.age_s for work in works], np.float64)
+    remaining = np.array([max(work.remaining_s, 1e-3) for work in works], np.float64)
+    stop = np.array([work.stop for work in works], np.bool_)
+    away = silent_s + np.arange(settings.horizon_s + 1.0)[:, None]
+    lost = away * away_shares(works, cost)
+    again = lost + cost.slot * count * age
+    went_on = lost + cost.slot * count * remaining * np.expm1(-away / remaining)
+    return Ends(
+        with_work=own.with_work + np.where(stop & (away >= settings.stop_ends_s), again, went_on),
+        empty=own.empty + again,
+        moved=own.moved + again,
+        moved_dead=own.moved_dead + again,
+    )
+
+
+def away_shares(works: tuple[Work, ...], cost: Price) -> FloatArray:
+    """float64 [groups]: what a second of the agent's absence costs, divided by tasks."""
+    count = np.array([work.tasks for work in works], np.float64)
+    return cost.away * count / max(1.0, float(count.sum()))
+
+
 def loads(
     works: tuple[Work, ...], free: int, capacity: int, settings: RecoverySettings
 ) -> FloatArray:

@@ -59,6 +59,7 @@ class Decision:
                 "returns_seen": _rounded(seen.back_seen),
                 "free_slots": seen.free,
                 "slots": seen.capacity,
+                "slot_second_worth": _rounded(seen.slot_worth),
             },
             "before": {"T": _rounded(seen.was.T), "U": seen.was.U, "B": seen.was.B},
             "after": {

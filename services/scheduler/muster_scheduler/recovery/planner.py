@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from muster_scheduler.recovery.assess import assess
+from muster_scheduler.recovery.assess import assess, sooner_by_restart
 from muster_scheduler.recovery.decision import Decision
 from muster_scheduler.recovery.ledger import SpareLedger
 from muster_scheduler.recovery.policies import rule
 from muster_scheduler.recovery.posterior import Beliefs
 from muster_scheduler.recovery.settings import MAX_SECONDS, MAX_TRIES, Bounds, RecoverySettings
-from muster_scheduler.recovery.situation import Action, Cluster, Failure, HeldTask
+from muster_scheduler.recovery.situation import Action, Cluster, Failure
 
 # An agent without tasks is planned for so many seconds ahead; its silence is rounded to so many, so
 # that a table serves for several of them.
@@ -81,19 +81,10 @@ def restart_emptied(
     if not failure.can_restart or failure.restarting_s is not None or not failure.restarts_left:
         return False
     away_s = min(MAX_SECONDS, failure.silent_s + failure.epoch)
-    itself = replace(
-        failure,
-        tasks=(HeldTask(failure.agent, 0.0, 0.0),),
-        silent_s=_STEP_S * round(away_s / _STEP_S),
-        epoch=0,
-    )
-    # At the end of the horizon it counts as gone for long, wherever its tasks are.
-    nobody = Cluster(used=(), slots=())
+    itself = replace(failure, tasks=(), silent_s=_STEP_S * round(away_s / _STEP_S), epoch=0)
     tries = min(MAX_TRIES, failure.tried + 1)
-    alone = replace(settings, tries=tries, horizon_s=_AHEAD_S, bounds=Bounds(), move_s=0.0)
-    seen = assess(itself, nobody, beliefs, SpareLedger(), alone, now_s)
-    waits, restarts = (seen.options.get(action) for action in (Action.WAIT, Action.RESTART))
-    return restarts is not None and (waits is None or restarts.held_cost < waits.held_cost)
+    alone = replace(settings, tries=tries, horizon_s=_AHEAD_S, bounds=Bounds())
+    return sooner_by_restart(itself, beliefs, alone, now_s)
 
 
 def _worth_of_slots(

@@ -108,7 +108,7 @@ class Cluster:
 
     `used` and `slots` per agent. `able_free` and `able_slots`: of those that could take the failed
     agent's work; None = all could. `open_response_s`: T, response
-    times of all open tasks.
+    times of all open tasks. `waiting`: tasks that wait for a place.
     """
 
     used: tuple[int, ...]
@@ -116,9 +116,11 @@ class Cluster:
     open_response_s: float = 0.0
     able_free: int | None = None
     able_slots: int | None = None
+    waiting: int = 0
 
     def __post_init__(self) -> None:
         number("cluster.open_response_s", self.open_response_s, 0.0, MAX_TASK_SECONDS)
+        whole("cluster.waiting", self.waiting, 0, MAX_SLOTS)
         if len(self.used) != len(self.slots):
             raise InvalidInput("cluster.used", len(self.used), "one number per agent, as in slots")
         for index, (used, slots) in enumerate(zip(self.used, self.slots, strict=True)):

@@ -87,11 +87,13 @@ class Table:
 
     def moves(self, t: int) -> FloatArray:
         """[R + 1, G]: what giving away costs at epoch t, while nobody restarts the agent."""
-        return _moves(self, slice(t, t + 1))[0]
+        given: FloatArray = _moves(self, slice(t, t + 1))[0]
+        return given
 
     def moves_restarting(self, t: int) -> FloatArray:
         """[R, J + 1, G]: the same, while restart r + 1 has been under way for j s."""
-        return _moves_restarting(self, slice(t, t + 1))[0]
+        given: FloatArray = _moves_restarting(self, slice(t, t + 1))[0]
+        return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from benchmarks.oracle.rest import Attempts, Refused
 SHORTEST_MS, LONGEST_MS = 20.0, 200.0
 BATCH_TASKS = 100
 # Frequent enough that the longest gap between accepted submissions says something.
-TRICKLE_PAUSE_S = 0.05
+TRICKLE_PAUSE_S = 0.1
 # Of a hundred tasks, so many start a child process, and so many may never overlap.
 BROODING, STOPPING = 2, 20
 # The highest priority.

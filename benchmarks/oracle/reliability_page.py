@@ -107,7 +107,7 @@ cut off is refused by its term. What each state of an agent means is in
 
 _COLUMNS = """\
 Of each run, unless its row says otherwise: a burst of tasks of 20 to 200 ms (a fifth of the
-submissions with `on_disconnect: stop`) and two tasks every 50 ms until all is over, on a fresh
+submissions with `on_disconnect: stop`) and two tasks every 100 ms until all is over, on a fresh
 cluster of {agents} agents and two schedulers; the fault strikes at a seeded moment while the burst
 is in flight.
 

@@ -19,6 +19,8 @@ from benchmarks.oracle.scene import Books, Ground, Limits, Scene, Strike
 # Children of a killed process are killed by the kernel and by sweeps; the last one comes 1 s on.
 # On a machine that stalls they take their time; by themselves they would live for minutes.
 CHILDREN_GONE_S = 30.0
+# From the decision until the tasks of a lost agent run again.
+AGAIN_S = 2.0
 AGENT_TTL_S = 10.0
 # An embedded agent has 3 s to drain.
 DRAIN_S, DRAIN_SHORT_S = 3.0, 1.0
@@ -52,6 +54,9 @@ class AgentFault(Ground):
             strike.demand(seen is not None, f"no event says that {agent} was lost")
             if seen is not None:
                 strike.detections_s.append(max(0.0, seen.at_s - strike.struck_s))
+            suspected = books.first_agent_change(agent, ("SUSPECT",), strike.struck_s - 0.01)
+            if suspected is not None and (seen is None or suspected.at_s <= seen.at_s):
+                strike.notes["suspected_s"] = max(0.0, suspected.at_s - strike.struck_s)
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
         strike.notes |= books.resumed_after(harmed, strike.struck_s, scene.stop_tasks())
@@ -84,7 +89,7 @@ class RuntimeKilled(AgentFault):
 
     number = "6a"
     name = "kill -9 agent runtime"
-    limits = Limits(detection_s=1.0, also="its children are gone")
+    limits = Limits(detection_s=1.0, again_s=AGAIN_S, also="its children are gone")
 
     def strike(self, scene: Scene) -> Strike:
         scene.await_moment()
@@ -103,7 +108,9 @@ class AgentKilled(AgentFault):
 
     number = "6b"
     name = "kill -9 whole agent"
-    limits = Limits(detection_s=13.0, also="its children are gone")
+    limits = Limits(
+        detection_s=13.0, again_s=AGAIN_S, suspected_s=3.0, also="its children are gone"
+    )
 
     def shape(self, tasks: int, short: bool) -> Shape:
         # `stop` tasks wait 13 s before they are given to others.
@@ -218,7 +225,7 @@ class AgentPaused(AgentFault):
 
     number = "9"
     name = "SIGSTOP agent 3×TTL, then CONT"
-    limits = Limits(detection_s=13.0, also="its late outcomes are fenced")
+    limits = Limits(detection_s=13.0, again_s=AGAIN_S, also="its late outcomes are fenced")
 
     def shape(self, tasks: int, short: bool) -> Shape:  # noqa: ARG002
         return Shape(tasks, stop=False)
@@ -269,6 +276,9 @@ class AgentPaused(AgentFault):
             strike.demand(seen is not None, f"{agent} was not given up")
             if seen is not None:
                 strike.detections_s.append(seen.at_s - strike.struck_s)
+            suspected = books.first_agent_change(agent, ("SUSPECT",), strike.struck_s - 0.01)
+            if suspected is not None and (seen is None or suspected.at_s <= seen.at_s):
+                strike.notes["suspected_s"] = max(0.0, suspected.at_s - strike.struck_s)
         harmed = sorted(strike.expectation.harmed)
         strike.recoveries_s += books.resumed_s(harmed, strike.struck_s)
         strike.notes |= books.resumed_after(harmed, strike.struck_s, scene.stop_tasks())

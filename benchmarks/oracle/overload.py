@@ -41,6 +41,7 @@ LEAST_OFFERED = 8.0
 _WAIT_S = 60.0
 # A flood leaves work for minutes; also what was taken and never answered.
 _DRAINED_WITHIN_S = 300.0
+_REWRITTEN_WITHIN_S = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,6 +89,7 @@ def _measure(scene: Scene, strike: Strike, cores: list[int]) -> dict[str, float]
     ramp_s = RAMP_SHORT_S if scene.short else RAMP_S
     most = CONNECTIONS_SHORT if scene.short else CONNECTIONS
     clients = Clients(scene, cores)
+    _rewrite_log(scene)
     before = _cpu_s(scene)
     from_s = time.monotonic() + ramp_s
     calm = clients.run("calm", peak_s + ramp_s, callers=CALLERS // PROCESSES)
@@ -95,6 +97,7 @@ def _measure(scene: Scene, strike: Strike, cores: list[int]) -> dict[str, float]
     calm_cpu = _cpu_s(scene) - before
     asked_per_s = sum(told["sent"] for told in calm) / (peak_s + ramp_s)
     scene.load.await_ends(_WAIT_S)
+    _rewrite_log(scene)
     before = _cpu_s(scene)
     start_s = time.monotonic()
     from_s = start_s + ramp_s
@@ -127,6 +130,23 @@ def _measure(scene: Scene, strike: Strike, cores: list[int]) -> dict[str, float]
     strike.demand(bare == 0, f"{bare} refusals name no time to come back")
     strike.demand(goodput > 0, "nothing was done meanwhile")
     return unknown
+
+
+def _rewrite_log(scene: Scene) -> None:
+    """Redis writes its log anew each time it has doubled, and takes half a core for some seconds:
+    by chance in one of the windows, in the other or in none. So it does before each of them, and
+    then not within."""
+    with scene.cluster.redis() as redis:
+
+        def idle() -> bool:
+            shown = redis.info("persistence")
+            waiting = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+            return all(shown[name] == "0" for name in waiting)
+
+        # A second one beside the first would be refused.
+        until(idle, "the end of an earlier rewriting", _REWRITTEN_WITHIN_S)
+        redis("BGREWRITEAOF")
+        until(idle, "the end of Redis' rewriting of its log", _REWRITTEN_WITHIN_S)
 
 
 def _figures(told: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.oracle.agent_faults import AgentFault
+from benchmarks.oracle.agent_faults import AGAIN_S, AgentFault
 from benchmarks.oracle.checker import Expectation
 from benchmarks.oracle.cluster import BACK_WITHIN_S, until
 from benchmarks.oracle.load import Load, Shape
@@ -26,7 +26,11 @@ class Partitioned(AgentFault):
 
     number = "22"
     name = "agent partitioned 60 s, healed"
-    limits = Limits(detection_s=13.0, also="`stop` never overlaps, late `keep` outcomes fenced")
+    limits = Limits(
+        detection_s=13.0,
+        again_s=AGAIN_S,
+        also="`stop` never overlaps, late `keep` outcomes fenced",
+    )
     wired = True
     part_s = PARTITION_S
 
@@ -96,7 +100,7 @@ class OneWayPartition(Partitioned):
     # etcd looks for ends of leases, and a second until the leader looks. (With no answer TCP then
     # sends the same again and nothing new, so that a second beat does not arrive.) The rest is for
     # a machine that stalls.
-    limits = Limits(detection_s=16.0, also=Partitioned.limits.also)
+    limits = Limits(detection_s=16.0, again_s=AGAIN_S, also=Partitioned.limits.also)
 
     def part(self, scene: Scene, ident: str) -> None:
         mute = scene.chance.random() < 0.5

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.oracle.catalogue import FAULTS
-from benchmarks.oracle.report import HEAD, row
+from benchmarks.oracle.report import HEAD, noted, percentile, row
 from benchmarks.oracle.scene import Run
 
 # How each fault is made, and what is looked at.
@@ -78,7 +78,8 @@ ROWS: Mapping[str, str] = {
     "each. Then ten times as many such requests arrive in two other processes, whether those "
     "before are answered or not, over up to 8,000 connections; what finds none free is counted as "
     "arrived. Refused requests are repeated when they were told to, unanswered ones after 10 s. "
-    "Clients and cluster have half of the cores each. With requests of one task each nobody here "
+    "Clients and cluster have half of the cores each. Redis writes its log anew before either "
+    "measurement, so that this falls into neither. With requests of one task each nobody here "
     "could offer ten times the peak: one core sends no more than a gateway on the other takes.",
     "33": "An agent is told to end while its tasks run.",
     "34": "The runtime of an agent is killed each time that it is there again, until it is "
@@ -128,8 +129,8 @@ is in flight.
   are ready and a task sent after the fault has ended, from the end of the fault where it lasts.
 * **submissions refused**: answers other than 202, and broken connections; the client repeats
   them with the same key. **longest gap**: without an accepted submission.
-* **held**: nothing was violated with any seed, and the limits hold for the 99th percentile. A
-  fault that this machine cannot make is skipped, and says why.
+* **held**: nothing was violated with any seed, and the limits hold for the 99th percentile where
+  they name no other. A fault that this machine cannot make is skipped, and says why.
 """
 
 
@@ -154,6 +155,8 @@ def page(runs: Mapping[str, Sequence[Run]], facts: Mapping[str, Any]) -> str:
         *("| " + " | ".join(row(number, some)) + " |" for number, some in found.items()),
         "",
         *_failures(found),
+        *_repairs(found),
+        *_overload(found.get("32", [])),
         "## What the columns say",
         "",
         _COLUMNS.format(**facts),
@@ -176,6 +179,66 @@ def _failures(runs: Mapping[str, Sequence[Run]]) -> list[str]:
         if not run.clean
     ]
     return ["What did not hold:", "", *said, ""] if said else []
+
+
+def _repairs(runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    """How long tasks of a lost agent waited once it was decided what becomes of it."""
+    rows = []
+    for number, some in runs.items():
+        cells = []
+        for kind in ("", "stop_"):
+            count = sum(noted(some, f"{kind}begun_after_decision"))
+            longest = noted(some, f"{kind}begun_after_decision_max_s")
+            middle = noted(some, f"{kind}begun_after_decision_median_s")
+            times = f"{percentile(middle, 0.5):.2f} / {max(longest):.2f}" if longest else "–"
+            cells += [f"{count:.0f}" if longest else "–", times]
+        suspected = noted(some, "suspected_s")
+        if suspected:
+            cells.append(f"{percentile(suspected, 0.5):.2f} / {max(suspected):.2f}")
+        else:
+            cells.append("–")
+        if set(cells) != {"–"}:
+            rows.append(f"| {number} | " + " | ".join(cells) + " |")
+    if not rows:
+        return []
+    return [
+        "## From the decision until tasks run again",
+        "",
+        "Seconds from the last decision about a lost agent until its tasks had begun elsewhere:",
+        "the median of the runs' medians, and the longest of all. Tasks with `on_disconnect: stop`",
+        "wait besides until the agent has surely ended them, whatever is decided. Suspected: from",
+        "the fault until the monitor's doubt about the agent was an event, median and longest,",
+        "where that came first.",
+        "",
+        "| fault | tasks | median / longest, s | `stop` tasks | median / longest, s "
+        "| suspected, s |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _overload(runs: Sequence[Run]) -> list[str]:
+    """What the runs of fault 32 measured."""
+    figures = (
+        ("peak, tasks/s", "peak_tasks_per_s", ".0f"),
+        ("offered, times the peak", "offered_times", ".1f"),
+        ("goodput, tasks/s", "goodput_tasks_per_s", ".0f"),
+        ("goodput, share of the peak", "goodput_share", ".0%"),
+        ("repeats, share of requests", "repeat_share", ".0%"),
+        ("requests taken (202)", "answers_202", ".0f"),
+        ("requests refused (429)", "answers_429", ".0f"),
+        ("requests not answered in 10 s", "unknown", ".0f"),
+    )
+    rows = []
+    for what, name, shape in figures:
+        if values := noted(runs, name):
+            cells = (percentile(values, 0.5), min(values), max(values))
+            rows.append(f"| {what} | " + " | ".join(format(cell, shape) for cell in cells) + " |")
+    if not rows:
+        return []
+    head = ["## Ten times the load", "", f"Of {len(runs)} runs:", ""]
+    return [*head, "| figure | median | least | most |", "|---|---|---|---|", *rows, ""]
 
 
 def _schedules(told: Mapping[str, Any]) -> list[str]:

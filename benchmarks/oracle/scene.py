@@ -173,10 +173,16 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the catalogue demands besides balanced books; seconds, of the 99th percentile."""
+    """What the catalogue demands besides balanced books; seconds, of the 99th percentile.
+
+    `again_s`: from the last decision about a lost agent until its tasks have begun elsewhere,
+    without those of `stop`. `suspected_s`: until a lost agent is suspected, half of the time.
+    """
 
     detection_s: float = 0.0
     recovery_s: float = 0.0
+    again_s: float = 0.0
+    suspected_s: float = 0.0
     also: str = ""
 
     def __str__(self) -> str:
@@ -185,6 +191,10 @@ class Limits:
             parts.append(f"detection ≤ {self.detection_s:g} s")
         if self.recovery_s:
             parts.append(f"recovery ≤ {self.recovery_s:g} s")
+        if self.suspected_s:
+            parts.append(f"suspected within {self.suspected_s:g} s (p50)")
+        if self.again_s:
+            parts.append(f"tasks run again ≤ {self.again_s:g} s after the decision")
         return ", ".join(parts)
 
 

@@ -126,6 +126,7 @@ class LeaderKilled(ServiceFault):
         strike.detections_s += [max(0.0, at_s - strike.struck_s) for at_s in taken[:1]]
         accepted = scene.load.trickle
         strike.notes["refused"] = len(accepted.refused)
+        strike.demand(not accepted.refused, f"{len(accepted.refused)} submissions were refused")
         until_s = strike.struck_s + TAKEOVER_S
         strike.notes["submission_gap_s"] = accepted.longest_gap_s(strike.struck_s, until_s)
 

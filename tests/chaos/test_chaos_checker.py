@@ -252,6 +252,34 @@ def test_a_fault_holds_only_when_clean_and_in_time() -> None:
     assert not holds("6a", [good, replace(good, violations=["x"])])
     assert not holds("6a", [good, replace(good, problems=["x"])])
     assert not holds("6a", [])
+    assert holds("6a", [replace(good, notes={"begun_after_decision_max_s": 1.9})])
+    assert not holds("6a", [replace(good, notes={"begun_after_decision_max_s": 2.1})])
+
+
+def test_half_of_the_suspicions_may_be_late() -> None:
+    early, late = (Run("6b", 1, notes={"suspected_s": told}) for told in (2.9, 9.0))
+    assert holds("6b", [early, late])
+    assert not holds("6b", [early, late, late])
+
+
+def test_the_page_tells_how_fast_tasks_run_again_and_what_overload_does() -> None:
+    notes = {
+        "begun_after_decision": 3,
+        "begun_after_decision_median_s": 0.1,
+        "begun_after_decision_max_s": 0.25,
+        "suspected_s": 2.5,
+    }
+    runs = {
+        "6b": [Run("6b", 1, notes=notes), Run("6b", 2)],
+        "32": [Run("32", 1, notes={"goodput_share": 0.87})],
+    }
+    machine = dict.fromkeys(
+        ("cores", "cpu", "memory_gib", "kernel", "file_system", "fsync_ms"), "x"
+    )
+    facts = {"machine": machine, "versions": {}, "agents": 3, "command": "c", "parts": ""}
+    lines = page(runs, {**facts, "order": "o", "schedules": {}}).splitlines()
+    assert "| 6b | 3 | 0.10 / 0.25 | – | – | 2.50 / 2.50 |" in lines
+    assert "| goodput, share of the peak | 87% | 87% | 87% |" in lines
 
 
 def test_the_page_shows_what_did_not_hold() -> None:

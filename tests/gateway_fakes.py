@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -371,6 +372,8 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         self.deadlines: list[int] = []
         self.excluded: Mapping[str, int] = {}
         self.plans: list[scheduler_pb2.PlanRequest] = []
+        # As a leader keeps them, the oldest first; ids ascend.
+        self.recoveries: list[dict[str, Any]] = []
 
     def _enter(self) -> None:
         if self.broken is not None:
@@ -479,9 +482,20 @@ class FakeScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             leader="127.0.0.1:1", term=3, queued=1, capacity={"cpu": 4000}, used={"cpu": 100}
         )
 
-    async def ListRecoveries(self, _request: Any, _: Any) -> Any:
+    async def ListRecoveries(self, request: scheduler_pb2.ListRecoveriesRequest, _: Any) -> Any:
         self._enter()
-        return scheduler_pb2.ListRecoveriesResponse()
+        found = [
+            record
+            for record in reversed(self.recoveries)
+            if record["tenant"] == request.tenant
+            and request.agent in ("", record["agent"])
+            and request.id in ("", record["id"])
+            and (not request.before_id or record["id"] < request.before_id)
+        ]
+        return scheduler_pb2.ListRecoveriesResponse(
+            records_json=[json.dumps(record).encode() for record in found[: request.limit]],
+            more=len(found) > request.limit,
+        )
 
     async def AcceptStore(self, _request: Any, _: Any) -> Any:
         self._enter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from muster.domain.agent_lifecycle import AgentState
+from muster.domain.agent_lifecycle import AgentState, AgentWish, shown_state
 from muster.domain.alarms import ALARMS
 from muster_monitor.log_analysis import analysis
 from muster_monitor.mass_failure import AGENT_SUSPECTED, MASS_FAILURE
@@ -20,7 +20,10 @@ NAMED = set(re.findall(r"`(\w+)`", FIRST_CELLS))
 
 
 def test_every_state_has_its_row() -> None:
-    assert {str(state) for state in AgentState} <= NAMED
+    # Also what is shown in place of a state because an operator wants it so.
+    shown = {shown_state(state, wish) for state in AgentState for wish in AgentWish}
+    assert "CORDONED" in shown
+    assert {str(state) for state in AgentState} | shown <= NAMED
 
 
 def test_every_alert_has_its_row() -> None:

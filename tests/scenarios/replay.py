@@ -11,9 +11,12 @@ import sys
 from tests.scenarios.sim_campaign import run_campaign
 from tests.scenarios.sim_kernel import SimulationError
 from tests.scenarios.sim_tally import Coverage
-from tests.scenarios.sim_world import World
+from tests.scenarios.sim_world import REPLAY, REQUESTS, World
 
 PROGRESS_EVERY = 1_000
+# Of the trace of the first schedule that failed, after many: with what is said after it they fit
+# into the end that pages keep.
+SHOWN_LINES = 28
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios.replay", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="the schedule to show")
     parser.add_argument("--only", default="", help="show only lines that contain this text")
+    parser.add_argument("--storm", default="", help="only faults of this name, many of them")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help=f"clients' ({REQUESTS})")
     parser.add_argument("--schedules", type=int, help="run so many instead")
     parser.add_argument("--first-seed", type=int, default=0, help="of these (0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
@@ -29,14 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give either a seed or --schedules")
     if options.schedules is not None and (options.schedules < 1 or options.jobs < 1):
         parser.error("--schedules and --jobs must be at least 1")
+    if options.schedules is not None and (options.storm or options.requests != REQUESTS):
+        parser.error("--storm and --requests are of one schedule, not of --schedules")
     if options.schedules is not None:
         first = options.first_seed
         return _run_many(range(first, first + options.schedules), options.jobs)
-    return _show(options.seed, options.only)
+    try:
+        world = World(options.seed, requests=options.requests, storm=options.storm)
+    except ValueError as error:
+        parser.error(str(error))
+    return _show(world, options.only)
 
 
-def _show(seed: int, only: str) -> int:
-    world = World(seed)
+def _show(world: World, only: str) -> int:
     verdict = "everything ended, and the books balance"
     failed = False
     try:
@@ -46,7 +56,7 @@ def _show(seed: int, only: str) -> int:
     for line in world.kernel.trace(None).splitlines():
         if only in line:
             print(line)
-    print(f"seed {seed}, {world.kernel.steps} steps: {verdict}")
+    print(f"seed {world.seed}, {world.kernel.steps} steps: {verdict}")
     return 1 if failed else 0
 
 
@@ -65,8 +75,21 @@ def _run_many(seeds: range, jobs: int) -> int:
     print(f"{covered.schedules} schedules of {covered.steps} steps, {len(covered.failed)} failed")
     if covered.failed:
         failing = " ".join(map(str, sorted(covered.failed)))
-        print(f"failed: {failing}\nsee one: python -m tests.scenarios.replay SEED")
+        _show_end(min(covered.failed))
+        print(f"failed: {failing}\nsee one: {REPLAY} SEED")
     return 1 if covered.failed else 0
+
+
+def _show_end(seed: int) -> None:
+    """The same run again, and the end of what happened in it."""
+    world = World(seed)
+    said = f"seed {seed} did not fail again: it depends on more than its seed"
+    try:
+        world.run()
+    except SimulationError as error:
+        said = str(error).split("\n", 1)[0]
+    print(world.kernel.trace(SHOWN_LINES))
+    print(f"{said}\nall of it: {world.replay}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ Fault = Callable[[], bool]
 class Faults:
     """Whatever hits a cluster. Each fault says whether it found something to hit.
 
-    `storm`: only faults of this name strike, many of them.
+    `storm`: only faults of this name strike, many of them. Raises ValueError for an unknown name.
     """
 
     def __init__(self, world: World, storm: str = "") -> None:
@@ -71,6 +71,8 @@ class Faults:
             for _ in range(weight)
             if storm in ("", name)
         ]
+        if not self._faults:
+            raise ValueError(f"storm {storm!r}: must be one of {[name for _, name, _ in faults]}")
         self._counts = (0, 3, 8, 15) if not storm else (15,)
 
     def plan(self, until_ms: int) -> None:

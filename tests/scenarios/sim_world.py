@@ -6,6 +6,7 @@ submitted must end.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 from tests.scenarios.sim_agent import Machine, Runtime
@@ -39,15 +40,16 @@ AGENTS = (2, 3, 3, 3, 3, 5)
 # One seed in so many has two storage services.
 OVERTAKING_SEEDS = 4
 STRATEGIES = ("worst_fit", "greedy", "first_fit", "best_fit")
+REQUESTS = 16
 REPLAY = "python -m tests.scenarios.replay"
 
 
 class World:
     """One run."""
 
-    def __init__(self, seed: int, *, requests: int = 16, storm: str = "") -> None:
+    def __init__(self, seed: int, *, requests: int = REQUESTS, storm: str = "") -> None:
         """`storm`: all that goes wrong is of this kind, see `Faults`."""
-        self.seed = seed
+        self.seed, self.requests, self.storm = seed, requests, storm
         # Of two storage services: what one was asked may be carried out after newer requests.
         self.overtaking = seed % OVERTAKING_SEEDS == 0
         self.kernel = kernel = Kernel(seed)
@@ -93,8 +95,18 @@ class World:
         except AssertionError as error:
             what = f"seed {self.seed} at {self.kernel.now_ms / 1000:.3f} s: {error}"
             raise SimulationError(
-                f"{what}\n{self.kernel.trace()}\n{what}\nall of it: {REPLAY} {self.seed}"
+                f"{what}\n{self.kernel.trace()}\n{what}\nall of it: {self.replay}"
             ) from error
+
+    @property
+    def replay(self) -> str:
+        """The command, for a shell, that shows this very run."""
+        words = [REPLAY, str(self.seed)]
+        if self.storm:
+            words += ["--storm", shlex.quote(self.storm)]
+        if self.requests != REQUESTS:
+            words += ["--requests", str(self.requests)]
+        return " ".join(words)
 
     # -------------------------------------------------------------------- services
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -17,6 +19,9 @@ SEEDS = 1_000
 # Small enough that two workers share them evenly, large enough that each kind of fault happens.
 AT_ONCE = 125
 MOST_SEEDS = 60
+# What the page of `make chaos` keeps of the end, see benchmarks/oracle/schedules.py.
+PAGE_LINES = 40
+TRACE_LINES = 20
 # What is rare in mixed storms, and what brings it about.
 RARE = {
     "runtime killed": ("agent QUARANTINED", "agent PAROLE"),
@@ -96,3 +101,33 @@ def test_a_failure_says_how_to_see_it_again(
     assert "invariant 0: broken on purpose" in shown
     assert "3 schedules" in shown
     assert "failed: 6 7 8" in shown
+    kept = shown.splitlines()[-PAGE_LINES:]
+    assert sum(bool(re.match(r" *\d+\.\d{3} \S", line)) for line in kept) >= TRACE_LINES
+    assert any(line.endswith("replay 6") for line in kept)
+
+
+def test_a_failure_in_a_storm_says_how_to_see_that_storm_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise SimulationError("invariant 0: broken on purpose")
+
+    monkeypatch.setattr("tests.scenarios.sim_books.Books.started", broken)
+    world = World(7, storm="operator's restart", requests=9)
+    with pytest.raises(SimulationError) as failure:
+        world.run()
+    command = shlex.split(str(failure.value).rsplit("all of it: ", 1)[1])
+    assert command[:3] == ["python", "-m", "tests.scenarios.replay"]
+    assert replay(command[3:]) == 1
+    assert capsys.readouterr().out.startswith(world.kernel.trace(None) + "\n")
+    assert replay(["7"]) == 1
+    assert not capsys.readouterr().out.startswith(world.kernel.trace(None) + "\n")
+
+
+def test_an_unknown_storm_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        replay(["7", "--storm", "locusts"])
+    assert "storm 'locusts': must be one of ['scheduler killed'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        replay(["--schedules", "2", "--storm", "agent hung"])
+    assert "--storm and --requests are of one schedule" in capsys.readouterr().err

@@ -75,7 +75,7 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 async def test_the_newest_comes_first_without_what_was_weighed(cluster: Cluster) -> None:
-    still = {"ended_at_ms": None, "realised_cost_task_s": None, "outcome": "open"}
+    still: dict[str, Any] = {"ended_at_ms": None, "realised_cost_task_s": None, "outcome": "open"}
     cluster.scheduler.recoveries = [record(1), record(2, **still)]
     answer = await cluster.client("viewer").get("/v1/recoveries")
     assert answer.status_code == 200

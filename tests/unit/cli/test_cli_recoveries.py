@@ -162,8 +162,13 @@ def test_one_recovery_has_its_evidence_and_its_costs(muster: Muster) -> None:
 
 
 def test_one_that_is_open_leaves_out_what_is_not_known(muster: Muster) -> None:
-    unknown = {"ended_at": None, "realised_cost_task_s": None, "back_after_s": None}
-    never = {"restarts": 0, "restart_took_s": None, "longest_wait_s": 0.0, "tasks": 0}
+    unknown: dict[str, Any] = {"ended_at": None, "realised_cost_task_s": None, "back_after_s": None}
+    never: dict[str, Any] = {
+        "restarts": 0,
+        "restart_took_s": None,
+        "longest_wait_s": 0.0,
+        "tasks": 0,
+    }
     muster.on(f"GET /v1/recoveries/{IDENT}", answer(a_recovery(**unknown, **never)))
     shown = values(muster("recoveries", IDENT))
     absent = {"ended", "lost", "back after", "restarts", "restart took", "longest wait"}
